@@ -1,0 +1,161 @@
+"""A measured figure and the per-item outcomes it was computed from.
+
+A metric's name is ``kind/what``, such as ``ppl/encyclopedia`` or ``acc/world_piqa``. Its kind fixes the unit, the direction
+and how outcomes become the figure, so that nobody downstream has to know which metric rises and which falls.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a metric's prefix means.
+
+    Attributes:
+        name: the prefix.
+        higher_is_better: the direction.
+        unit: of the figure as people read it.
+        log: whether the figure is the exponential of the outcomes' mean (perplexity), else the mean itself.
+        relative: whether outcomes are already a difference from the reference (KL divergence, agreement).
+    """
+
+    name: str
+    higher_is_better: bool
+    unit: str
+    log: bool = False
+    relative: bool = False
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("ppl", higher_is_better=False, unit="perplexity", log=True),
+        Kind("acc", higher_is_better=True, unit="fraction"),
+        Kind("kld", higher_is_better=False, unit="nat", relative=True),
+        Kind("top1", higher_is_better=True, unit="fraction", relative=True),
+        Kind("bpw", higher_is_better=False, unit="bits per weight"),
+    )
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """One metric of one model on one item set.
+
+    Attributes:
+        metric: name, ``kind/what``.
+        outcomes: float64, shape [n]: mean NLL of each window in nats (ppl), mean KL divergence of each window in nats (kld), agreement of each window
+            (top1), 0 or 1 of each item (acc), stored bits of each layer over its weights, weighted (bpw).
+        items: digest of the ordered item ids.
+        protocol: how the items were scored, in words that a reader can compare.
+        version: of the metric's code; raised when its figures change.
+    """
+
+    metric: str
+    outcomes: NDArray[np.float64]
+    items: str
+    protocol: str
+    version: int
+
+    @property
+    def kind(self) -> Kind:
+        """The kind named by the metric's prefix."""
+        return kind_of(self.metric)
+
+    @property
+    def n(self) -> int:
+        """The number of items."""
+        return int(self.outcomes.size)
+
+    @property
+    def mean(self) -> float:
+        """Mean of the outcomes, in their own unit (nats for perplexity); NaN when there are none."""
+        return math.fsum(self.outcomes) / self.n if self.n else math.nan
+
+    @property
+    def value(self) -> float:
+        """The figure in the kind's unit; infinite where the exponential overflows."""
+        return _exp(self.mean) if self.kind.log else self.mean
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of `mean` over items (sample standard deviation / sqrt n); NaN below two items."""
+        return standard_error(self.outcomes)
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Mean of the per-item differences between a candidate and its reference, signed so that positive is worse.
+
+    Attributes:
+        mean: in the outcomes' unit: nats of NLL or KL divergence, fraction of items.
+        stderr: of that mean, over items; NaN below two items.
+        n: number of pairs.
+    """
+
+    mean: float
+    stderr: float
+    n: int
+
+
+def kind_of(metric: str) -> Kind:
+    """The kind of a metric's name; raises ``KeyError`` for an unknown prefix."""
+    return KINDS[metric.partition("/")[0]]
+
+
+def paired_difference(candidate: Measurement, reference: Measurement | None) -> PairedDifference:
+    """How much worse ``candidate`` is than ``reference``, item by item.
+
+    Kinds that are relative by nature need no reference: their outcomes already are the distance from it.
+
+    Raises:
+        ValueError: the two were not measured on the same items.
+    """
+    worse = -candidate.outcomes if candidate.kind.higher_is_better else candidate.outcomes
+    if candidate.kind.relative:
+        worse = worse + (1.0 if candidate.kind.higher_is_better else 0.0)
+    elif reference is None or reference.items != candidate.items or reference.n != candidate.n:
+        raise ValueError(f"{candidate.metric}: candidate and reference were measured on different items")
+    else:
+        worse = worse - (-reference.outcomes if reference.kind.higher_is_better else reference.outcomes)
+    mean = math.fsum(worse) / worse.size if worse.size else math.nan
+    return PairedDifference(mean, standard_error(worse), int(worse.size))
+
+
+def standard_error(values: NDArray[np.float64]) -> float:
+    """Sample standard deviation over the square root of n; NaN below two values."""
+    if values.size < 2:
+        return math.nan
+    return float(np.std(values, ddof=1)) / math.sqrt(values.size)
+
+
+def measurement(metric: str, outcomes: Sequence[float] | NDArray[np.float64], items: str, protocol: str, version: int) -> Measurement:
+    """Build a `Measurement` whose outcomes are float64 and cannot be written to."""
+    array = np.array(outcomes, dtype=np.float64).reshape(-1)
+    array.flags.writeable = False
+    return Measurement(metric, array, items, protocol, version)
+
+
+def digest(parts: Iterable[str | bytes]) -> str:
+    """The first 16 hex digits of a SHA-256 over length-prefixed parts: order and boundaries count."""
+    sha = hashlib.sha256()
+    for part in parts:
+        raw = part if isinstance(part, bytes) else part.encode()
+        sha.update(len(raw).to_bytes(8, "little"))
+        sha.update(raw)
+    return sha.hexdigest()[:16]
+
+
+def _exp(mean: float) -> float:
+    try:
+        return math.exp(mean)
+    except OverflowError:
+        return math.inf

@@ -1,0 +1,97 @@
+"""Names to objects, resolved lazily, with capabilities as data and a did-you-mean.
+
+Capabilities are stored beside the target so that the matrix can be built, listed and counted without importing
+torch: the target (``"module:attribute"``) is imported only when something is quantized.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar, cast
+
+from quantcheck.errors import SpecError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a quantization method supports, as data.
+
+    Attributes:
+        bits: nominal weight bits, in bits per weight.
+        grids: the grids of ``quantcheck.spec.GRIDS``; the first one is the default.
+        grouped: whether a group size may be given.
+        calibrated: whether the method needs calibration windows.
+        act_bits: activation bits; ``None`` stands for weights only.
+        options: spec option names and their types (``bool``, ``int``, ``float`` or ``str``).
+    """
+
+    bits: tuple[float, ...]
+    grids: tuple[str, ...] = ("asym",)
+    grouped: bool = True
+    calibrated: bool = False
+    act_bits: tuple[int | None, ...] = (None,)
+    options: tuple[tuple[str, type], ...] = ()
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """One registered name."""
+
+    name: str
+    target: T | str
+    capabilities: Capabilities
+    origin: str
+
+
+class Registry(Generic[T]):
+    """A table of names; ``kind`` is the word that error messages use for one of them."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, Entry[T]] = {}
+
+    def register(self, name: str, target: T | str, capabilities: Capabilities, *, origin: str) -> None:
+        """Add ``name``; ``target`` is the object itself or ``"module:attribute"``.
+
+        Raises:
+            SpecError: the name is taken by another origin, or is not a lower-case identifier.
+        """
+        if not name.isidentifier() or name != name.lower():
+            raise SpecError(f"{self.kind} name {name!r} from {origin} must be a lower-case identifier, since spec ids are split at '-'")
+        if name in self._entries:
+            raise SpecError(
+                f"two {self.kind}s are called {name!r}: one from {self._entries[name].origin}, one from {origin}; rename one"
+            )
+        self._entries[name] = Entry(name, target, capabilities, origin)
+
+    def names(self) -> tuple[str, ...]:
+        """All names, in the order of registration."""
+        return tuple(self._entries)
+
+    def entry(self, name: str) -> Entry[T]:
+        """The entry of ``name``; raises `SpecError` with a suggestion when it is unknown."""
+        if name not in self._entries:
+            raise SpecError(f"unknown {self.kind} {name!r}{did_you_mean(name, self._entries)}")
+        return self._entries[name]
+
+    def resolve(self, name: str) -> T:
+        """The object behind ``name``, importing it when it was registered as ``"module:attribute"``."""
+        target = self.entry(name).target
+        if not isinstance(target, str):
+            return target
+        module, _, attribute = target.partition(":")
+        return cast("T", getattr(importlib.import_module(module), attribute))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A tail for an error message: the closest known names, or all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    if close:
+        return f"; did you mean {' or '.join(repr(match) for match in close)}?"
+    return f"; known: {', '.join(names) or 'none'}"

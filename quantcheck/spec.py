@@ -1,0 +1,190 @@
+"""What is quantized and how: frozen values whose text is the id used in tests, file names and tables."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import PurePath
+
+from quantcheck.errors import ModelError, SpecError
+from quantcheck.registry import Capabilities
+
+GRIDS = ("asym", "sym", "symr")
+BUILTIN = "builtin-llama"
+ULTRA_LOW_BITS = 4
+
+OptionValue = bool | int | float | str
+
+_HEAD = re.compile(r"^(?P<method>[a-z][a-z0-9_]*)-w(?P<bits>\d+(?:\.\d+)?)(?:a(?P<act_bits>\d+))?(?P<rest>(?:-.*)?)$")
+_OPTION = re.compile(r"^(?P<name>[a-z][a-z0-9_]*)(?:=(?P<value>[A-Za-z0-9_.]+))?$")
+_MODEL_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+
+@dataclass(frozen=True)
+class QuantSpec:
+    """One way to quantize a model: ``gptq-w3-g128-act_order``.
+
+    ``str(spec)`` is its id and `parse` reads it back. After method and width come, in this order, the group
+    size (left out: per channel), the grid (left out: ``asym``) and the options, sorted by name (``name`` for a true flag,
+    ``name=value`` otherwise).
+
+    Attributes:
+        method: registered method name.
+        bits: nominal weight bits, in bits per weight.
+        act_bits: activation bits, ``None`` when activations stay in floating point.
+        group_size: consecutive input columns that share a scale; ``None`` is per channel.
+        grid: ``asym`` (scale and zero point), ``sym`` (GPTQ's: scale 2m/(2^b-1), zero point 2^(b-1)) or ``symr`` (restricted range: 2^(b-1)-1 levels a side).
+        options: the method's own options.
+    """
+
+    method: str
+    bits: float
+    act_bits: int | None = None
+    group_size: int | None = None
+    grid: str = "asym"
+    options: tuple[tuple[str, OptionValue], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.bits <= 16:
+            raise SpecError(f"bits must lie above 0 and at most at 16, got {self.bits:g}")
+        if self.group_size is not None and self.group_size < 1:
+            raise SpecError(f"group_size must be 1 or more, got {self.group_size}; leave '-g...' out for per-channel scales")
+        if self.grid not in GRIDS:
+            raise SpecError(f"unknown grid {self.grid!r}; known: {', '.join(GRIDS)}")
+        object.__setattr__(self, "options", tuple(sorted(self.options)))
+
+    def __str__(self) -> str:
+        parts = [self.method, f"w{_number(self.bits)}" + (f"a{self.act_bits}" if self.act_bits else "")]
+        if self.group_size is not None:
+            parts.append(f"g{self.group_size}")
+        if self.grid != "asym":
+            parts.append(self.grid)
+        parts += [name if value is True else f"{name}={_number(value)}" for name, value in self.options]
+        return "-".join(parts)
+
+    @classmethod
+    def parse(cls, text: str) -> QuantSpec:
+        """Read a spec id.
+
+        Raises:
+            SpecError: the text is no spec id; the message says which part is wrong.
+        """
+        head = _HEAD.match(text)
+        if head is None:
+            raise SpecError(f"{text!r} is no spec id; expected method-wBITS[aBITS][-gGROUP][-grid][-option[=value]...], such as gptq-w3-g128")
+        tail = [token for token in head["rest"].split("-")[1:]]
+        group_size, grid, options = None, "asym", {}
+        for token in tail:
+            if re.fullmatch(r"g\d*", token):
+                group_size = int(token[1:] or 0)
+            elif token in GRIDS:
+                grid = token
+            else:
+                name, value = _option(token, text)
+                if name in options:
+                    raise SpecError(f"{text!r} gives option {name!r} twice")
+                options[name] = value
+        act_bits = int(head["act_bits"]) if head["act_bits"] else None
+        return cls(head["method"], float(head["bits"]), act_bits, group_size, grid, tuple(options.items()))
+
+    def option(self, name: str, default: OptionValue) -> OptionValue:
+        """The value of an option, or ``default`` when the spec does not give it."""
+        return dict(self.options).get(name, default)
+
+    @property
+    def whole_bits(self) -> int:
+        """The nearest whole width, which ``-m "bits(w=2)"`` selects (1.1 -> 1, 1.7 -> 2)."""
+        return max(1, int(self.bits + 0.5))
+
+    @property
+    def ultra_low_bit(self) -> bool:
+        """Whether the gates of this spec carry the ``ultra_low_bit`` mark."""
+        return self.bits <= ULTRA_LOW_BITS
+
+
+def refusal(spec: QuantSpec, capabilities: Capabilities) -> str | None:
+    """Why a method with these capabilities cannot serve ``spec``; ``None`` when it can."""
+    known = dict(capabilities.options)
+    if spec.bits not in capabilities.bits:
+        return f"{spec.method} supports {_listed(capabilities.bits)} weight bits, not {_number(spec.bits)}"
+    if spec.act_bits not in capabilities.act_bits:
+        return f"{spec.method} does not support {spec.act_bits or 16} activation bits"
+    if spec.group_size is not None and not capabilities.grouped:
+        return f"{spec.method} takes no group size"
+    if spec.grid not in capabilities.grids:
+        return f"{spec.method} supports the grids {', '.join(capabilities.grids)}, not {spec.grid}"
+    for name, value in spec.options:
+        if name not in known:
+            return f"{spec.method} has no option {name!r}; it has {', '.join(sorted(known)) or 'none'}"
+        if known[name] is not type(value) and not (known[name] is float and type(value) is int):
+            return f"option {name} of {spec.method} takes a value of type {known[name].__name__}, got {value!r}"
+    return None
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A full-precision model under test: ``PATH_OR_HUB_ID[@revision]``, or the built-in one.
+
+    Attributes:
+        name: folder name below ``baselines/`` and part of every test id.
+        source: a folder, a hub id, or ``builtin-llama``.
+        revision: hub revision, if one was given.
+    """
+
+    name: str
+    source: str
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> ModelSpec:
+        """Read ``[NAME=]PATH_OR_HUB_ID[@revision]``; the default name is the folder's, or the hub id with ``--`` for ``/``."""
+        alias, equals, rest = text.partition("=")
+        source = rest if equals and "/" not in alias else text
+        source, _, revision = source.partition("@")
+        if not source:
+            raise ModelError(f"{text!r} names no model; expected a folder or a hub id, optionally with @revision")
+        is_hub_id = source.count("/") == 1 and not source.startswith((".", "/", "~"))
+        default = source.replace("/", "--") if is_hub_id else PurePath(source).name
+        name = alias if equals and "/" not in alias else default
+        if not _MODEL_NAME.match(name):
+            raise ModelError(f"model name {name!r} cannot be a folder name; give one with NAME={source}")
+        return cls(name, source, revision or None)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def builtin(self) -> bool:
+        """Whether this is the model that the package ships."""
+        return self.source == BUILTIN
+
+
+def _option(token: str, text: str) -> tuple[str, OptionValue]:
+    match = _OPTION.match(token)
+    if match is None:
+        raise SpecError(f"{token!r} in spec {text!r} is neither a group size (g128), a grid ({', '.join(GRIDS)}) nor an option (name or name=value)")
+    return match["name"], True if match["value"] is None else _value(match["value"])
+
+
+def _value(text: str) -> OptionValue:
+    if text in {"true", "false"}:
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _number(value: OptionValue) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, int | float):
+        return value
+    return format(Decimal(repr(value)).normalize(), "f")
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return ", ".join(_number(value) for value in values)
