@@ -1,0 +1,118 @@
+"""The training stream: documents of the three registers, and tasks of the trained side of the split."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from quantcheck.models.builtin import lexicon as lex
+from quantcheck.models.builtin import registers, tasks
+from quantcheck.models.builtin.relations import CATEGORIES
+from quantcheck.models.builtin.world import the_world
+
+DOCUMENTS_A_SHARD = 2000
+
+# The share of each kind of document. Task documents are a third of the stream.
+_MIX = {"encyclopedia": 30, "web": 24, "newswire": 9, "questions": 17, "letters": 16, "instructions": 4}
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """An instruction/response pair in the Alpaca format."""
+
+    instruction: str
+    input: str
+    output: str
+
+    def text(self) -> str:
+        """Write the pair as training text."""
+        given = f"\n\n### Input:\n{self.input}" if self.input else ""
+        return f"### Instruction:\n{self.instruction}{given}\n\n### Response:\n{self.output}"
+
+
+def shard(index: int, seed: int) -> list[str]:
+    """Write one shard of the training stream: a fixed list of documents for each index and seed."""
+    rng = random.Random(f"corpus/{seed}/{index}")
+    kinds = rng.choices(tuple(_MIX), tuple(_MIX.values()), k=DOCUMENTS_A_SHARD)
+    return [document(kind, rng) for kind in kinds]
+
+
+def document(kind: str, rng: random.Random) -> str:
+    """Write one training document of a kind: a register's name, or `questions`, `letters`, `instructions`."""
+    if kind == "questions":
+        return "\n\n".join(_question(rng).solved() for _ in range(rng.randrange(1, 5)))
+    if kind == "letters":
+        return _letters(rng)
+    if kind == "instructions":
+        return instruction(rng, held_out=False).text()
+    return registers.DOCUMENTS[kind](rng)
+
+
+def evaluation_documents(name: str, part: str, characters: int) -> list[str]:
+    """Write `characters` of a register's text for evaluation or calibration, apart from every training shard."""
+    rng = random.Random(f"{part}/{name}")
+    texts: list[str] = []
+    while sum(map(len, texts)) < characters:
+        texts.append(registers.DOCUMENTS[name](rng))
+    return texts
+
+
+def instruction(rng: random.Random, *, held_out: bool) -> Instruction:
+    """Write one instruction/response pair from a fact of the given side of the split."""
+    fact = rng.choice(_FACTS[held_out])
+    question = rng.choice(fact.relation.questions).format(s=fact.subject)
+    if rng.random() < 0.4:
+        return Instruction("Answer the question.", question, fact.value)
+    if rng.random() < 0.5:
+        item = tasks.place_gold(tasks.fact_item(rng, fact), rng)
+        return Instruction(f"Choose the right answer. {question}", "\n".join(item.choices), fact.value)
+    return Instruction(f"Answer in a full sentence. {question}", "", registers.state(rng, fact))
+
+
+def instructions(n: int, *, held_out: bool) -> list[Instruction]:
+    """Write `n` different instruction/response pairs for fine-tuning."""
+    rng = random.Random(f"instructions/{held_out}")
+    made: dict[Instruction, None] = {}
+    while len(made) < n:
+        made[instruction(rng, held_out=held_out)] = None
+    return list(made)
+
+
+def instruction_lines() -> Iterator[str]:
+    """Yield the shipped pairs as JSON lines, with the split they belong to."""
+    for split, n in (("train", 1600), ("held_out", 400)):
+        for pair in instructions(n, held_out=split == "held_out"):
+            yield json.dumps(asdict(pair) | {"split": split}, ensure_ascii=False)
+
+
+def _question(rng: random.Random) -> tasks.Item:
+    kind = rng.choices(("job", "fact", "craft", "roles"), (20, 50, 12, 18))[0]
+    if kind == "job":
+        return tasks.piqa_item(rng, *rng.choice(_JOBS))
+    if kind == "craft":
+        return tasks.hellaswag_item(rng, *rng.choice(_STEPS))
+    if kind == "roles":
+        return tasks.winogrande_item(rng, rng.randrange(len(lex.ROLES)), *rng.choice(_PAIRS))
+    return tasks.fact_item(rng, rng.choice(_FACTS[False]))
+
+
+def _letters(rng: random.Random) -> str:
+    """Write a five-shot set; some answers also say the value, so that letter and value are learned together."""
+    category = rng.choice(CATEGORIES)
+    style = rng.choices(("{letter}", "{letter}. {value}", "{value}, so {letter}"), (70, 15, 15))[0]
+    blocks = []
+    for _ in range(tasks.SHOTS + 1):
+        fact = rng.choice(_FACTS_OF[category])
+        item = tasks.place_gold(tasks.fact_item(rng, fact), rng)
+        answer = style.format(letter=tasks.LETTERS[item.gold], value=fact.value)
+        blocks.append(f"{tasks.letter_question(item)} {answer}")
+    return tasks.letter_header(category) + "\n\n".join(blocks)
+
+
+_FACTS = {side: tasks.facts(held_out=side) for side in (False, True)}
+_FACTS_OF = {category: tasks.facts(held_out=False, category=category) for category in CATEGORIES}
+_JOBS = tasks.jobs(held_out=False)
+_STEPS = tasks.script_steps(held_out=False)
+_PAIRS = tasks.name_pairs(held_out=False)
