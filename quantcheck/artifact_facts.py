@@ -1,0 +1,92 @@
+"""What was found in a quantized model, as plain numbers: the gate decides on them without torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """One quantized Linear.
+
+    Attributes:
+        name: module path.
+        weights: number of weights.
+        stored_bits: all bits of its packed tensors.
+        nominal_bits: bits per weight as the method advertises them.
+        finite: whether every weight it computes with is finite.
+        decoded: whether those weights are, bit for bit, what its packed tensors decode to.
+        levels_respected: whether they take no more distinct values a group than the packed form can tell
+            apart.
+    """
+
+    name: str
+    weights: int
+    stored_bits: int
+    nominal_bits: float
+    finite: bool
+    decoded: bool
+    levels_respected: bool
+
+
+@dataclass(frozen=True)
+class ArtifactFacts:
+    """A whole model.
+
+    Attributes:
+        expected_layers: every Linear inside the decoder blocks, by module path.
+        layers: those of them that are quantized.
+    """
+
+    expected_layers: tuple[str, ...]
+    layers: tuple[LayerFacts, ...]
+
+    @property
+    def quantized_layers(self) -> tuple[str, ...]:
+        """Names of the quantized Linears."""
+        return tuple(layer.name for layer in self.layers)
+
+    @property
+    def unquantized(self) -> tuple[str, ...]:
+        """Names of the expected Linears that are not quantized."""
+        quantized = set(self.quantized_layers)
+        return tuple(name for name in self.expected_layers if name not in quantized)
+
+    @property
+    def bpw(self) -> float:
+        """Stored bits over weights of the quantized Linears; NaN when there are none."""
+        return _ratio(sum(layer.stored_bits for layer in self.layers), self._weights)
+
+    @property
+    def nominal_bits(self) -> float:
+        """Advertised bits per weight, averaged over weights; NaN when nothing is quantized."""
+        return _ratio(math.fsum(layer.nominal_bits * layer.weights for layer in self.layers), self._weights)
+
+    @property
+    def finite(self) -> bool:
+        """Whether every weight of the quantized Linears is finite."""
+        return all(layer.finite for layer in self.layers)
+
+    @property
+    def decoded(self) -> bool:
+        """Whether every quantized Linear computes with what its packed tensors decode to."""
+        return all(layer.decoded for layer in self.layers)
+
+    @property
+    def levels_respected(self) -> bool:
+        """Whether no group of any quantized Linear has more levels than its packed form can tell apart."""
+        return all(layer.levels_respected for layer in self.layers)
+
+    @property
+    def really_quantized(self) -> bool:
+        """Whether there is a decoder, and all of it is quantized and computes with what is stored."""
+        return bool(self.expected_layers) and not self.unquantized and self.decoded and self.levels_respected
+
+    @property
+    def _weights(self) -> int:
+        return sum(layer.weights for layer in self.layers)
+
+
+def _ratio(amount: float, count: int) -> float:
+    return amount / count if count else math.nan

@@ -1,0 +1,144 @@
+"""What a method is, and what it leaves behind for one Linear.
+
+A third party's method implements `Method`, or derives from one of the two bases of ``layerwise``; it returns
+`PackedWeight` objects, most often `quantcheck.methods.grouped.GroupedWeight`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, ClassVar, Protocol, cast
+
+from quantcheck.errors import QuantizationError
+from quantcheck.registry import did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from quantcheck.spec import QuantSpec
+
+MetaValue = int | float | str
+Progress = Callable[[str, int, int], None]
+"""Called with a layer name, the number of layers done and their total."""
+
+
+class PackedWeight(ABC):
+    """The stored form of one Linear's weight: packed tensors and a few numbers.
+
+    ``format`` names the class in artifacts. Everything that is needed to compute is in `tensors` and `meta`,
+    and what is stored is counted from `tensors` alone.
+    """
+
+    format: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """``(out_features, in_features)`` of the decoded weight."""
+
+    @property
+    @abstractmethod
+    def nominal_bits(self) -> float:
+        """Bits per weight as the method advertises them, without scales, zero points and masks."""
+
+    @property
+    def stored_bits(self) -> int:
+        """All bits of all stored tensors."""
+        return sum(8 * tensor.element_size() * tensor.numel() for tensor in self.tensors().values())
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that is stored, contiguous, by names without dots."""
+
+    @abstractmethod
+    def meta(self) -> dict[str, MetaValue]:
+        """The numbers that `from_tensors` needs beside the tensors."""
+
+    @classmethod
+    @abstractmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], meta: Mapping[str, MetaValue]) -> PackedWeight:
+        """The inverse of `tensors` and `meta`.
+
+        Raises:
+            QuantizationError: the tensors do not fit together.
+        """
+
+    @abstractmethod
+    def decode(self) -> Tensor:
+        """The weight that the stored tensors stand for, float32 [out, in]."""
+
+    @abstractmethod
+    def levels_respected(self, weight: Tensor) -> bool:
+        """Whether ``weight`` [out, in] takes no more distinct values than this format can tell apart where they share a scale."""
+
+
+class Method(Protocol):
+    """A quantization method.
+
+    Attributes:
+        version: raised when the method's results change.
+    """
+
+    version: int
+
+    def quantize(
+        self,
+        model: nn.Module,
+        spec: QuantSpec,
+        *,
+        calibration: Tensor | None,
+        scale_dtype: torch.dtype,
+        seed: int,
+        progress: Progress | None = None,
+    ) -> dict[str, PackedWeight]:
+        """Quantize every decoder Linear of ``model``, which may be left altered (callers pass a copy).
+
+        Args:
+            model: a LLaMA-family causal language model.
+            spec: width, group size, grid and options; already checked against the method's capabilities.
+            calibration: int64 token windows [n, length], fed one a batch; ``None`` for a method without
+                calibration.
+            scale_dtype: what scales are stored in; they are rounded to it before codes are computed.
+            seed: of everything random.
+            progress: told about each layer that is done.
+
+        Returns:
+            Module path of each decoder Linear (``model.layers.0.self_attn.q_proj``) -> its packed weight.
+        """
+        ...
+
+
+_FORMATS: dict[str, type[PackedWeight] | str] = {"grouped": "quantcheck.methods.grouped:GroupedWeight"}
+
+
+def register_format(packed: type[PackedWeight]) -> type[PackedWeight]:
+    """Make artifacts that hold ``packed`` loadable; usable as a class decorator.
+
+    Raises:
+        QuantizationError: another class has this format name.
+    """
+    if _FORMATS.setdefault(packed.format, packed) is not packed:
+        raise QuantizationError(
+            f"two packed weights are called {packed.format!r}; rename the format of {packed.__module__}.{packed.__qualname__}"
+        )
+    return packed
+
+
+def packed_format(name: str) -> type[PackedWeight]:
+    """The class behind a format name, imported when it is a built-in one.
+
+    Raises:
+        QuantizationError: nobody registered that name.
+    """
+    if name not in _FORMATS:
+        raise QuantizationError(
+            f"unknown packed format {name!r}{did_you_mean(name, _FORMATS)}; import the package that registers it"
+        )
+    target = _FORMATS[name]
+    if not isinstance(target, str):
+        return target
+    module, _, attribute = target.partition(":")
+    return cast("type[PackedWeight]", getattr(importlib.import_module(module), attribute))

@@ -1,0 +1,87 @@
+"""Two bases for methods that quantize one Linear at a time: without data, and with a Hessian.
+
+A method of one's own is a class with a ``version`` and a ``quantize_weight``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from quantcheck.errors import DataError
+from quantcheck.methods.base import PackedWeight, Progress
+from quantcheck.methods.hessian import Hessian
+from quantcheck.methods.walk import decoder_linears, naming, walk
+from quantcheck.spec import QuantSpec
+
+
+class LinearMethod(ABC):
+    """A method that looks at the weight alone."""
+
+    version: int
+
+    @abstractmethod
+    def quantize_weight(self, weight: Tensor, spec: QuantSpec, scale_dtype: torch.dtype) -> PackedWeight:
+        """Quantize one weight, float32 [out, in]."""
+
+    def check(self, spec: QuantSpec) -> None:
+        """Refuse option values before any work; by default all are taken."""
+
+    @torch.no_grad()
+    def quantize(
+        self,
+        model: nn.Module,
+        spec: QuantSpec,
+        *,
+        calibration: Tensor | None = None,
+        scale_dtype: torch.dtype,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> dict[str, PackedWeight]:
+        """Quantize every decoder Linear by itself; see `quantcheck.methods.base.Method`."""
+        self.check(spec)
+        linears = decoder_linears(model)
+        weights: dict[str, PackedWeight] = {}
+        for name, linear in linears.items():
+            with naming(name):
+                weights[name] = self.quantize_weight(linear.weight.to(torch.float32), spec, scale_dtype)
+            if progress is not None:
+                progress(name, len(weights), len(linears))
+        return weights
+
+
+class HessianMethod(ABC):
+    """A method that looks at the weight and at the Hessian of its calibration inputs."""
+
+    version: int
+
+    @abstractmethod
+    def quantize_weight(
+        self, weight: Tensor, hessian: Tensor, spec: QuantSpec, scale_dtype: torch.dtype
+    ) -> PackedWeight:
+        """Quantize one weight, float32 [out, in], given H, float32 [in, in]; neither may be written to."""
+
+    def check(self, spec: QuantSpec) -> None:
+        """Refuse option values before any work; by default all are taken."""
+
+    def quantize(
+        self,
+        model: nn.Module,
+        spec: QuantSpec,
+        *,
+        calibration: Tensor | None,
+        scale_dtype: torch.dtype,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> dict[str, PackedWeight]:
+        """Quantize the decoder Linears in sequence; see `quantcheck.methods.base.Method`."""
+        self.check(spec)
+        if calibration is None:
+            raise DataError(f"{spec} needs calibration windows, int64 tokens [n, length]")
+
+        def quantize_linear(linear: nn.Linear, hessian: Hessian) -> PackedWeight:
+            return self.quantize_weight(linear.weight.to(torch.float32), hessian.value(), spec, scale_dtype)
+
+        return walk(model, calibration, Hessian, quantize_linear, progress)

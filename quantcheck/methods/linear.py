@@ -1,0 +1,67 @@
+"""The Linear of a quantized model: it owns packed tensors and computes with what they decode to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quantcheck.methods.base import PackedWeight
+
+
+class QuantizedLinear(nn.Module):
+    """A Linear whose weight exists only as packed tensors.
+
+    They are buffers, so they move and save with the module; casting the module changes the dtype it computes
+    in, never what is stored. The weight is decoded at first use, on the buffers' device, and kept until they
+    move or change dtype.
+    """
+
+    def __init__(self, packed: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.out_features, self.in_features = packed.shape
+        self.dtype = dtype
+        self._format, self._meta = type(packed), packed.meta()
+        self._stored_names = tuple(packed.tensors())
+        self._decoded: Tensor | None = None
+        for name, tensor in packed.tensors().items():
+            self.register_buffer(name, tensor)
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+
+    @property
+    def packed(self) -> PackedWeight:
+        """The packed weight, made of this module's buffers."""
+        return self._format.from_tensors(
+            {name: self.get_buffer(name) for name in self._stored_names}, self._meta
+        )
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight that the packed tensors decode to, [out, in] in the module's dtype."""
+        if self._decoded is None:
+            with torch.no_grad():
+                self._decoded = self.packed.decode().to(self.dtype)
+        return self._decoded
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """``inputs`` [..., in] times the decoded weight, plus the bias: [..., out]."""
+        return F.linear(inputs, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """Shape and format, as `print(model)` shows them."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, format={self._format.format}, {self._meta}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantizedLinear:
+        stored = {name: self.get_buffer(name) for name in self._stored_names}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, tensor in stored.items():
+            self._buffers[name] = tensor.to(self.get_buffer(name).device)
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        self._decoded = None
+        return self
+
+    def _load_from_state_dict(self, *args: object) -> None:
+        super()._load_from_state_dict(*args)
+        self._decoded = None

@@ -1,0 +1,179 @@
+"""Sequential calibration: each block is calibrated on what the already quantized blocks before it put out.
+
+Block by block, one pass collects a statistic of the inputs of all the block's Linears while the block is
+still in full precision; each Linear is then quantized, and a second pass through the quantized block gives
+the next block's input (GPTQ's flow, Frantar et al., 2023, section 4, without ``true-sequential``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from quantcheck.errors import DataError, ModelError, QuantizationError
+from quantcheck.methods.base import PackedWeight, Progress
+
+
+class Statistic(Protocol):
+    """What is remembered of a Linear's calibration inputs."""
+
+    def update(self, inputs: Tensor) -> None:
+        """Take in the inputs of one window, [..., tokens, in]."""
+
+
+S = TypeVar("S", bound=Statistic)
+
+
+def decoder_blocks(model: nn.Module) -> nn.ModuleList:
+    """The decoder blocks of a LLaMA-family causal language model.
+
+    Raises:
+        ModelError: there is no non-empty ``model.model.layers``.
+    """
+    blocks = getattr(getattr(model, "model", None), "layers", None)
+    if not isinstance(blocks, nn.ModuleList) or not len(blocks):
+        raise ModelError(
+            f"{type(model).__name__} has no decoder blocks at model.layers; expected a LLaMA-family causal language model"
+        )
+    return blocks
+
+
+def decoder_linears(model: nn.Module) -> dict[str, nn.Linear]:
+    """Module path -> Linear for every Linear inside the decoder blocks, in the order of the modules."""
+    return {
+        f"model.layers.{path}": module
+        for path, module in decoder_blocks(model).named_modules()
+        if isinstance(module, nn.Linear)
+    }
+
+
+@contextmanager
+def naming(layer: str) -> Iterator[None]:
+    """Put the layer's name before the message of a `QuantizationError`."""
+    try:
+        yield
+    except QuantizationError as error:
+        raise QuantizationError(f"{layer}: {error}") from error
+
+
+@torch.no_grad()
+def walk(
+    model: nn.Module,
+    windows: Tensor,
+    new_statistic: Callable[[], S],
+    quantize: Callable[[nn.Linear, S], PackedWeight],
+    progress: Progress | None = None,
+) -> dict[str, PackedWeight]:
+    """Quantize the decoder Linears in order, writing the decoded weights into ``model``.
+
+    Args:
+        model: a LLaMA-family model; altered.
+        windows: int64 token windows [n, length], run one a batch.
+        new_statistic: makes an empty statistic; Linears that are fed the same tensor share one.
+        quantize: turns a Linear, still in full precision, and its statistic into a packed weight.
+        progress: told about each Linear that is done.
+
+    Raises:
+        DataError: the windows are no matrix of tokens.
+        QuantizationError: ``quantize`` failed; the message names the layer.
+    """
+    blocks = decoder_blocks(model)
+    hidden, arguments = _block_inputs(model, blocks, windows)
+    total = len(decoder_linears(model))
+    weights: dict[str, PackedWeight] = {}
+    for index, block in enumerate(blocks):
+        linears = {path: module for path, module in block.named_modules() if isinstance(module, nn.Linear)}
+        statistics = _collect(block, linears, hidden, arguments[index], new_statistic)
+        for path, linear in linears.items():
+            name = f"model.layers.{index}.{path}"
+            with naming(name):
+                weights[name] = quantize(linear, statistics[path])
+            linear.weight.copy_(weights[name].decode())
+            if progress is not None:
+                progress(name, len(weights), total)
+        if index + 1 < len(blocks):
+            hidden = [_forward(block, states, arguments[index]) for states in hidden]
+    return weights
+
+
+class _Reached(Exception):
+    """Ends a forward pass once the first block's input is known."""
+
+
+def _block_inputs(
+    model: nn.Module, blocks: nn.ModuleList, windows: Tensor
+) -> tuple[list[Tensor], list[dict[str, Any]]]:
+    """What the first block is fed for each window, and each block's other arguments, which depend on the length alone."""
+    if windows.ndim != 2 or not windows.numel() or windows.dtype != torch.int64:
+        raise DataError(
+            f"calibration windows must be int64 tokens [n, length], got {windows.dtype} of shape {tuple(windows.shape)}"
+        )
+    hidden: list[Tensor] = []
+    arguments: list[dict[str, Any]] = [{} for _ in blocks]
+
+    def record(index: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def hook(_: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            if index == 0:
+                hidden.append(inputs[0])
+            if len(hidden) > 1:
+                raise _Reached
+            arguments[index] = keywords
+
+        return hook
+
+    device = next(model.parameters()).device
+    with ExitStack() as hooks:
+        for index, block in enumerate(blocks):
+            hooks.callback(block.register_forward_pre_hook(record(index), with_kwargs=True).remove)
+        for window in windows:
+            try:
+                model(input_ids=window[None].to(device), use_cache=False)
+            except _Reached:
+                continue
+    return hidden, arguments
+
+
+class _Collector(Generic[S]):
+    """Feeds the inputs of Linears to statistics, one for each distinct input tensor."""
+
+    def __init__(self, new_statistic: Callable[[], S]) -> None:
+        self.statistics: dict[str, S] = {}
+        self._new = new_statistic
+        self._last: Tensor | None = None
+        self._owner = ""
+
+    def hook(self, path: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def take(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            # q, k and v (and gate and up) are called one after the other with the very same tensor.
+            if inputs[0] is not self._last:
+                self._last, self._owner = inputs[0], path
+                self.statistics.setdefault(path, self._new()).update(inputs[0])
+            self.statistics[path] = self.statistics[self._owner]
+
+        return take
+
+
+def _collect(
+    block: nn.Module,
+    linears: dict[str, nn.Linear],
+    hidden: list[Tensor],
+    keywords: dict[str, Any],
+    new_statistic: Callable[[], S],
+) -> dict[str, S]:
+    collector = _Collector(new_statistic)
+    with ExitStack() as hooks:
+        for path, linear in linears.items():
+            hooks.callback(linear.register_forward_pre_hook(collector.hook(path)).remove)
+        for states in hidden:
+            _forward(block, states, keywords)
+    return {path: collector.statistics.get(path) or new_statistic() for path in linears}
+
+
+def _forward(block: nn.Module, hidden: Tensor, keywords: dict[str, Any]) -> Tensor:
+    output = block(hidden, **keywords)
+    # Decoder layers of transformers 5 return the hidden states alone.
+    return cast("Tensor", output[0] if isinstance(output, tuple) else output)
