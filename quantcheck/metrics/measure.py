@@ -1,0 +1,77 @@
+"""Measure one model by one plan: read and check every item first, then run the model over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from quantcheck.measurement import Measurement
+from quantcheck.metrics.catalog import MetricPlan
+from quantcheck.metrics.text import Progress, ReferenceOutputs, measure_text
+from quantcheck.metrics.zeroshot import TaskSet, load_tasks, measure_tasks
+from quantcheck.models.text import Windows, evaluation_windows
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """The items of a plan, read, checked and tokenized once for the reference and all its quantizations.
+
+    Attributes:
+        plan: what is measured.
+        windows: one entry a text of the plan.
+        tasks: the tasks of the plan, if any.
+        tokenizer: the model's.
+        context_length: the model's, in tokens.
+    """
+
+    plan: MetricPlan
+    windows: tuple[Windows, ...]
+    tasks: TaskSet | None
+    tokenizer: PreTrainedTokenizerBase
+    context_length: int
+
+
+def prepare(plan: MetricPlan, tokenizer: PreTrainedTokenizerBase, context_length: int) -> Workload:
+    """Read every text and task of a plan; needs no model.
+
+    Raises:
+        DataError: a text or a task cannot be used; the message names the file and the way out.
+    """
+    windows = tuple(evaluation_windows(text.source, tokenizer, context_length) for text in plan.texts)
+    tasks = load_tasks(plan.tasks) if plan.tasks else None
+    return Workload(plan, windows, tasks, tokenizer, context_length)
+
+
+def measure(
+    model: nn.Module,
+    workload: Workload,
+    *,
+    reference: ReferenceOutputs | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Measurement]:
+    """Measure a model, reference or quantized.
+
+    Args:
+        model: a causal language model with the workload's tokenizer.
+        workload: from `prepare`.
+        reference: the full-precision model's outputs; without them ``kld`` and ``top1`` are left out.
+        progress: called with what is measured, items done and items in all.
+
+    Returns:
+        Metric name to measurement, in the order of ``workload.plan.metrics``.
+    """
+    measured: dict[str, Measurement] = {}
+    for text, windows in zip(workload.plan.texts, workload.windows, strict=True):
+        kinds = text.kinds if reference is not None else tuple(kind for kind in text.kinds if kind == "ppl")
+        measured |= measure_text(model, windows, kinds, reference=reference, progress=progress)
+    if workload.tasks is not None:
+        measured |= measure_tasks(
+            model,
+            workload.tokenizer,
+            workload.tasks,
+            context_length=workload.context_length,
+            progress=progress,
+        )
+    return {name: measured[name] for name in workload.plan.metrics if name in measured}

@@ -1,0 +1,133 @@
+"""Perplexity, KL divergence and top-1 agreement: one forward pass a batch of windows gives all three.
+
+For a window of L inputs with labels y_1..y_L, a model p and a reference r (log-softmax in float32, sums in float64):
+
+    NLL = -1/L sum_t log p_t(y_t)                      perplexity = exp(mean of the windows' NLL)
+    KL(r || p) = 1/L sum_t sum_v r_t(v) (log r_t(v) - log p_t(v))     in nats
+    top-1 agreement = 1/L sum_t [argmax r_t = argmax p_t]
+
+With windows of 2048, or of the model's context, this is the perplexity of GPTQ's evaluation (Frantar et al., arXiv 2210.17323)
+and of those who follow it, with the label of a window's last position counted too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import torch
+from torch import Tensor, nn
+
+from quantcheck.errors import DataError
+from quantcheck.measurement import Measurement, measurement
+from quantcheck.metrics.catalog import TEXT_KINDS, version
+from quantcheck.models.load import full_precision
+from quantcheck.models.text import Windows
+
+Progress = Callable[[str, int, int], None]
+
+REFERENCE_BUDGET = 512 << 20
+_BATCH_TOKENS = 2048
+_SOFTMAX = "float32 log-softmax"
+_WORDS = {
+    "ppl": "mean NLL of each window",
+    "kld": "mean KL(reference || candidate) of each window in nats",
+    "top1": "share of positions of each window with the reference's top token",
+}
+
+
+class ReferenceOutputs:
+    """The reference model's log-probabilities: kept while they fit in a budget, computed again where they do not.
+
+    Args:
+        model: the full-precision model.
+        budget: most bytes to keep, on the model's device.
+    """
+
+    def __init__(self, model: nn.Module, budget: int = REFERENCE_BUDGET) -> None:
+        self._model = model
+        self._left = budget
+        self._kept: dict[tuple[str, int], Tensor] = {}
+
+    def log_probs(self, windows: Windows, start: int) -> Tensor:
+        """Log-probabilities of the batch that begins at window ``start``: float32, [batch, length, vocabulary]."""
+        key = (windows.digest, start)
+        if key not in self._kept:
+            computed = _log_probs(self._model, windows, start)
+            if computed.nbytes > self._left:
+                return computed
+            self._left -= computed.nbytes
+            self._kept[key] = computed
+        return self._kept[key]
+
+
+def measure_text(
+    model: nn.Module,
+    windows: Windows,
+    kinds: Collection[str] = TEXT_KINDS,
+    *,
+    reference: ReferenceOutputs | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Measurement]:
+    """Measure a model on one text.
+
+    Args:
+        model: returns logits, [batch, length, vocabulary].
+        windows: evaluation windows, tokens of the model's own tokenizer.
+        kinds: which of ``ppl``, ``kld`` and ``top1``.
+        reference: what ``kld`` and ``top1`` compare with.
+        progress: called with the text's name, windows done and windows in all.
+
+    Raises:
+        DataError: ``kld`` or ``top1`` without a reference, or a token beyond the model's vocabulary.
+    """
+    if reference is None and not set(kinds) <= {"ppl"}:
+        raise DataError(
+            f"text {windows.name}: kld and top1 compare with a reference model, and none was given"
+        )
+    outcomes: dict[str, list[Tensor]] = {kind: [] for kind in TEXT_KINDS if kind in kinds}
+    for start in range(0, len(windows), _batch(windows)):
+        scores = _batch_scores(model, windows, start, reference if set(kinds) - {"ppl"} else None)
+        for kind, values in outcomes.items():
+            values.append(scores[kind])
+        if progress is not None:
+            progress(windows.name, min(start + _batch(windows), len(windows)), len(windows))
+    return {
+        f"{kind}/{windows.name}": _measurement(kind, windows, values) for kind, values in outcomes.items()
+    }
+
+
+def _batch_scores(
+    model: nn.Module, windows: Windows, start: int, reference: ReferenceOutputs | None
+) -> dict[str, Tensor]:
+    log_p = _log_probs(model, windows, start)
+    labels = torch.from_numpy(windows.labels[start : start + _batch(windows)]).to(log_p.device)
+    nll = -log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    scores = {"ppl": _mean(nll)}
+    if reference is not None:
+        log_r = reference.log_probs(windows, start)
+        scores["kld"] = _mean((log_r.exp() * (log_r - log_p)).sum(-1, dtype=torch.float64))
+        scores["top1"] = _mean(log_r.argmax(-1) == log_p.argmax(-1))
+    return scores
+
+
+@torch.no_grad()
+def _log_probs(model: nn.Module, windows: Windows, start: int) -> Tensor:
+    weight = next(model.parameters())
+    ids = torch.from_numpy(windows.inputs[start : start + _batch(windows)].copy()).to(weight.device)
+    with full_precision():
+        logits: Tensor = model(input_ids=ids, use_cache=False).logits
+    return logits.float().log_softmax(-1)
+
+
+def _batch(windows: Windows) -> int:
+    return max(1, _BATCH_TOKENS // windows.length)
+
+
+def _mean(positions: Tensor) -> Tensor:
+    return positions.to(torch.float64).mean(-1).cpu()
+
+
+def _measurement(kind: str, windows: Windows, values: list[Tensor]) -> Measurement:
+    metric = f"{kind}/{windows.name}"
+    protocol = f"{_WORDS[kind]}, {_SOFTMAX}; {windows.protocol}"
+    return measurement(metric, torch.cat(values).numpy(), windows.digest, protocol, version(metric))

@@ -1,0 +1,162 @@
+"""Load a full-precision model: safetensors only, no remote code, no silently random or non-finite weight."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from quantcheck.errors import ModelError
+from quantcheck.models.source import ModelSource, resolve_model
+from quantcheck.spec import ModelSpec
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A full-precision model in memory, with what a record says of it.
+
+    Attributes:
+        spec: as the user named it.
+        model: the reference, in evaluation mode, without gradients.
+        tokenizer: its tokenizer.
+        stored_dtype: dtype of the checkpoint, such as ``float16``.
+        dtype: dtype in memory.
+        context_length: most positions the model was made for, in tokens.
+        model_digest: of the weights and the config.
+        tokenizer_digest: of the tokenizer's files.
+    """
+
+    spec: ModelSpec
+    model: LlamaForCausalLM
+    tokenizer: PreTrainedTokenizerBase
+    stored_dtype: str
+    dtype: str
+    context_length: int
+    model_digest: str
+    tokenizer_digest: str
+
+    def fresh(self) -> LlamaForCausalLM:
+        """A copy to quantize; the reference itself is never written to."""
+        return copy.deepcopy(self.model)
+
+
+def load_model(spec: ModelSpec, *, device: str, dtype: str = "auto") -> LoadedModel:
+    """Load a model for evaluation.
+
+    Args:
+        spec: which model.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        dtype: ``float32``, ``float16``, ``bfloat16``, or ``auto``: float32 on a CPU, the stored dtype on a GPU.
+
+    Raises:
+        ModelError: the model cannot be found, loaded or gated.
+    """
+    source = resolve_model(spec)
+    chosen = choose_dtype(dtype, device=device, stored=source.stored_dtype)
+    _check_device(device)
+    tokenizer = load_tokenizer(source)
+    model = _load_weights(source, DTYPES[chosen]).to(device)
+    check_finite(model, spec)
+    return LoadedModel(
+        spec=spec,
+        model=model,
+        tokenizer=tokenizer,
+        stored_dtype=source.stored_dtype,
+        dtype=chosen,
+        context_length=source.context_length,
+        model_digest=source.model_digest,
+        tokenizer_digest=source.tokenizer_digest,
+    )
+
+
+def choose_dtype(dtype: str, *, device: str, stored: str) -> str:
+    """The dtype to compute in; raises `ModelError` for an unknown one."""
+    if dtype == "auto":
+        return stored if device.startswith("cuda") else "float32"
+    if dtype not in DTYPES:
+        raise ModelError(f"unknown dtype {dtype!r}; known: auto, {', '.join(DTYPES)}")
+    return dtype
+
+
+def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+    """The tokenizer beside the weights; raises `ModelError` when its files cannot be read."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(source.folder), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # the libraries below raise bare Exception for a malformed tokenizer.json
+        raise ModelError(
+            f"model {source.spec}: its tokenizer does not load ({error}); save it again beside the weights"
+        ) from error
+    return cast("PreTrainedTokenizerBase", tokenizer)
+
+
+def check_finite(model: nn.Module, spec: ModelSpec) -> None:
+    """Raise `ModelError`, naming the tensor, when a weight holds NaN or Inf."""
+    for name, tensor in model.named_parameters():
+        bad = int((~torch.isfinite(tensor)).sum())
+        if bad:
+            raise ModelError(
+                f"model {spec}: {bad} of {tensor.numel()} values of {name} are NaN or Inf ({tensor.dtype}); "
+                "the checkpoint is broken, or its dtype overflows: try another one with --quantcheck-dtype"
+            )
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Multiply float32 matrices in float32: no TF32, and the user's own setting back afterwards."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _check_device(device: str) -> None:
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError(
+            f"device {device!r}: torch sees no GPU here; use cpu, or install a CUDA build of torch on a machine with one"
+        )
+
+
+def _load_weights(source: ModelSource, dtype: torch.dtype) -> LlamaForCausalLM:
+    with _quiet():
+        try:
+            model, info = LlamaForCausalLM.from_pretrained(
+                str(source.folder),
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ModelError(f"model {source.spec}: its weights do not load: {error}") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"model {source.spec}: the checkpoint lacks {len(missing)} weights, which would be random ({', '.join(missing[:3])}); download it again"
+        )
+    return cast("LlamaForCausalLM", model.eval().requires_grad_(False))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
