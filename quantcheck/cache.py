@@ -126,10 +126,7 @@ class Cache:
     def temporary(cls, root: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Cache:
         """Open a run's own cache in a temporary folder, which the processes of that run share.
 
-        Whoever made the folder deletes it when the run ends.
-
-        Raises:
-            CacheError: as `open`.
+        Whoever made the folder deletes it when the run ends. Raises as `open` does.
         """
         return cls(root, max_bytes=max_bytes, warn=_warn, remedy=_TEMPORARY_REMEDY)
 
@@ -258,14 +255,18 @@ class Cache:
                 yield folder
 
     def _usage(self) -> Iterator[tuple[float, str, int]]:
-        """When each entry was last used (seconds), its digest, and its payload's size in bytes."""
+        """When each entry was last used (seconds), its digest, and its payload's size in bytes.
+
+        Whatever is damaged, or could not stay even alone, counts as never used.
+        """
         for entry in self._entries.iterdir():
             if not _DIGEST.fullmatch(entry.name):
                 continue
             with suppress(FileNotFoundError):  # another process may discard it meanwhile
                 manifest = entry / "manifest.json"
-                used = manifest.lstat().st_mtime if manifest.exists() else 0.0
-                yield used, entry.name, sum(_sizes(entry / "payload").values())
+                size = sum(_sizes(entry / "payload").values())
+                worth = manifest.exists() and size <= self.max_bytes
+                yield manifest.lstat().st_mtime if worth else -math.inf, entry.name, size
 
     def _evict(self, digest: str, sessions: list[Path]) -> bool:
         try:

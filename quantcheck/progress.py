@@ -52,7 +52,7 @@ def choose_mode(choice: str, *, isatty: bool, verbosity: int, ci: str, worker: b
 class Progress:
     """Reports tasks on a stream: commonly one a spec, with a stage for quantizing and one for each metric.
 
-    Tasks of less than half a second are not worth a line. Before anyone else writes to the stream, call `clear`.
+    Tasks of less than half a second are not worth a line. Before anyone else writes to the stream, `clear`.
     A stream that can no longer be written to ends the reporting, never the work.
 
     Args:

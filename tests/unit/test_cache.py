@@ -1,0 +1,596 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import quantcheck
+from quantcheck import cache as cache_module
+from quantcheck.cache import SCHEMA, Cache, CacheKey, Part, default_root
+from quantcheck.errors import CacheError
+
+KEY = CacheKey.of("artifact", spec="rtn-w4", seed=0)
+
+parts = st.dictionaries(
+    st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    max_size=5,
+)
+
+
+def key(number: int) -> CacheKey:
+    return CacheKey.of("artifact", number=number)
+
+
+def writer(size: int = 100, fill: bytes = b"x") -> Callable[[Path], None]:
+    return lambda folder: (folder / "data").write_bytes(fill * size) and None
+
+
+def never(folder: Path) -> None:
+    raise AssertionError("made again")
+
+
+def entry(cache: Cache, of: CacheKey = KEY) -> Path:
+    return cache.root / "entries" / of.digest
+
+
+def stored(cache: Cache, *numbers: int) -> list[int]:
+    return [number for number in numbers if entry(cache, key(number)).exists()]
+
+
+def use_at(cache: Cache, number: int, seconds: float) -> None:
+    os.utime(entry(cache, key(number)) / "manifest.json", (seconds, seconds))
+
+
+@pytest.fixture
+def warnings_told() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def cache(tmp_path: Path, warnings_told: list[str]) -> Iterator[Cache]:
+    opened = Cache.open(tmp_path / "cache", warn=warnings_told.append)
+    yield opened
+    opened.close()
+
+
+def python(script: str, root: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start a process that runs ``script`` with ``cache`` open at ``root``."""
+    head = "import os, signal, sys, time; from pathlib import Path; from quantcheck.cache import *\n"
+    head += "cache = Cache.open(Path(sys.argv[1]), max_bytes=1000)\n"
+    source = str(Path(quantcheck.__file__).parents[1])
+    return subprocess.Popen(
+        [sys.executable, "-c", head + script, str(root), *arguments],
+        env={**os.environ, "PYTHONPATH": source},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+class TestKey:
+    @given(parts, st.randoms(use_true_random=False))
+    def test_order_of_parts_does_not_count(self, named: dict[str, Part], random: object) -> None:
+        shuffled = list(named.items())
+        random.shuffle(shuffled)  # type: ignore[attr-defined]
+        assert CacheKey("a", tuple(shuffled)) == CacheKey("a", tuple(named.items()))
+
+    @given(parts, st.data())
+    def test_any_change_changes_the_digest(self, named: dict[str, Part], data: st.DataObject) -> None:
+        first = CacheKey("artifact", tuple(named.items()))
+        name = data.draw(st.sampled_from([*named, "new"]))
+        changed = {**named, name: f"{named.get(name)!r}'"}
+        assert CacheKey("artifact", tuple(changed.items())).digest != first.digest
+        assert CacheKey("reference", tuple(named.items())).digest != first.digest
+
+    def test_values_of_different_types_differ(self) -> None:
+        values: list[Part] = [1, 1.0, True, "1", None, "None", "true", 0, False, ""]
+        keys = {CacheKey.of("artifact", value=value) for value in values}
+        assert len(keys) == len({key.digest for key in keys}) == len(values)
+
+    def test_digest_stays_what_it_was(self) -> None:
+        text = '{"kind":"artifact","parts":{"seed":0,"spec":"rtn-w4"},"schema":1}'
+        assert KEY.text == text
+        assert KEY.digest == "8d2a29ccffd83f4a75f766b42f3ed66f3c5edc63617dbcb159681ecd47e29ad2"
+
+    def test_digest_depends_on_the_schema(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(cache_module, "SCHEMA", SCHEMA + 1)
+        assert CacheKey.of("artifact", spec="rtn-w4", seed=0).digest != KEY.digest
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), [1], b"1", Path("x")])
+    def test_values_without_one_spelling_are_refused(self, value: Part) -> None:
+        with pytest.raises(ValueError, match="artifact: value="):
+            CacheKey.of("artifact", value=value)
+
+    def test_a_part_named_twice_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="named twice"):
+            CacheKey("artifact", (("seed", 0), ("seed", 1)))
+
+
+class TestEntries:
+    def test_made_once_and_found_again_by_a_later_run(self, cache: Cache) -> None:
+        path = cache.get_or_create(KEY, writer())
+        assert cache.get_or_create(KEY, never) == path
+        later = Cache.open(cache.root)
+        assert later.get_or_create(KEY, never) == path
+        assert (path / "data").read_bytes() == b"x" * 100
+        assert (cache.counts.hits, cache.counts.misses, cache.counts.created) == (1, 1, 1)
+        assert (later.counts.hits, later.counts.misses, later.counts.created) == (1, 0, 0)
+
+    def test_folders_within_an_entry_are_kept(self, cache: Cache) -> None:
+        def nested(folder: Path) -> None:
+            (folder / "a" / "b").mkdir(parents=True)
+            (folder / "a" / "b" / "data").write_text("deep")
+
+        path = cache.get_or_create(KEY, nested)
+        assert Cache.open(cache.root).get_or_create(KEY, never) == path
+        assert (path / "a" / "b" / "data").read_text() == "deep"
+
+    def test_manifest_says_what_the_entry_depends_on(self, cache: Cache) -> None:
+        cache.get_or_create(KEY, writer())
+        manifest = json.loads((entry(cache) / "manifest.json").read_text())
+        assert manifest["key"] == {
+            "schema": SCHEMA,
+            "kind": "artifact",
+            "parts": {"seed": 0, "spec": "rtn-w4"},
+        }
+        assert manifest["files"]["data"]["bytes"] == 100
+
+    @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, FileNotFoundError])
+    def test_what_create_raises_reaches_the_caller_and_leaves_nothing(
+        self, cache: Cache, error: type[BaseException]
+    ) -> None:
+        def fail(folder: Path) -> None:
+            writer()(folder)
+            raise error
+
+        with pytest.raises(error):
+            cache.get_or_create(KEY, fail)
+        assert not entry(cache).exists()
+        assert not list((cache.root / "sessions").glob("*/*/entry"))
+        assert (cache.counts.misses, cache.counts.created) == (1, 0)
+        cache.get_or_create(KEY, writer())
+
+    def test_an_entry_of_nothing_is_refused(self, cache: Cache) -> None:
+        with pytest.raises(ValueError, match=r"nothing was written for .*rtn-w4"):
+            cache.get_or_create(KEY, lambda folder: None)
+        assert not entry(cache).exists()
+
+    def test_one_entry_may_be_made_from_another(self, cache: Cache) -> None:
+        def outer(folder: Path) -> None:
+            inner = cache.get_or_create(key(1), writer(fill=b"y"))
+            shutil.copy(inner / "data", folder)
+
+        path = cache.get_or_create(KEY, outer)
+        assert (path / "data").read_bytes() == b"y" * 100
+
+    def test_names_never_reach_the_file_system(self, cache: Cache, tmp_path: Path) -> None:
+        cache.get_or_create(CacheKey.of("../../evil", name="/etc/\0../"), writer())
+        assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+        assert all(len(path.name) == 64 for path in (cache.root / "entries").iterdir())
+
+    def test_the_folder_is_tagged_as_a_cache(self, cache: Cache) -> None:
+        signature = "Signature: 8a477f597d28d172789f06886806bc55"
+        assert (cache.root / "CACHEDIR.TAG").read_text().startswith(signature)
+
+
+def truncate(folder: Path) -> None:
+    (folder / "payload" / "data").write_bytes(b"x" * 99)
+
+
+def flip(folder: Path) -> None:
+    (folder / "payload" / "data").write_bytes(b"x" * 99 + b"y")
+
+
+def add(folder: Path) -> None:
+    (folder / "payload" / "more").write_bytes(b"")
+
+
+def lose(folder: Path) -> None:
+    (folder / "payload" / "data").unlink()
+
+
+def lose_payload(folder: Path) -> None:
+    shutil.rmtree(folder / "payload")
+
+
+def lose_manifest(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+
+def manifest_of(text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / "manifest.json").write_text(text) and None
+
+
+def manifest_with(part: str, value: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["key"][part] = value
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    return change
+
+
+def become_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("foreign")
+
+
+def become_link(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.symlink_to("/nowhere")
+
+
+DAMAGE = {
+    "truncated": truncate,
+    "flipped": flip,
+    "file added": add,
+    "file lost": lose,
+    "payload lost": lose_payload,
+    "manifest lost": lose_manifest,
+    "manifest empty": manifest_of(""),
+    "manifest cut": manifest_of('{"files": {"data"'),
+    "manifest binary": lambda folder: (folder / "manifest.json").write_bytes(b"\xff\0") and None,
+    "manifest deep": manifest_of("[" * 100_000),
+    "manifest a list": manifest_of("[]"),
+    "manifest without files": manifest_of('{"files": {}, "key": {}}'),
+    "manifest of numbers": manifest_of('{"files": {"data": 3}, "key": NaN}'),
+    "schema": manifest_with("schema", SCHEMA + 1),
+    "kind": manifest_with("kind", "reference"),
+    "parts": manifest_with("parts", {"spec": "rtn-w4", "seed": False}),
+    "a file": become_file,
+    "a link": become_link,
+}
+
+
+class TestDamage:
+    @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+    def test_a_damaged_entry_is_made_anew_and_told_once(
+        self, cache: Cache, warnings_told: list[str], damage: Callable[[Path], None]
+    ) -> None:
+        Cache.open(cache.root).get_or_create(KEY, writer())
+        damage(entry(cache))
+        path = cache.get_or_create(KEY, writer(fill=b"z"))
+        assert (path / "data").read_bytes() == b"z" * 100
+        assert cache.get_or_create(KEY, never) == path
+        assert Cache.open(cache.root).get_or_create(KEY, never) == path
+        assert len(warnings_told) == cache.counts.discarded == 1
+        assert "damaged artifact" in warnings_told[0]
+        assert str(cache.root) in warnings_told[0]
+
+    def test_damage_is_noticed_after_a_first_look_too(self, cache: Cache) -> None:
+        cache.get_or_create(KEY, writer())
+        truncate(entry(cache))
+        path = cache.get_or_create(KEY, writer())
+        assert (path / "data").stat().st_size == 100
+
+    def test_damage_is_a_warning_by_default(self, cache: Cache) -> None:
+        cache.get_or_create(KEY, writer())
+        truncate(entry(cache))
+        with pytest.warns(RuntimeWarning, match="discarded a damaged artifact"):
+            Cache.open(cache.root).get_or_create(KEY, writer())
+
+    def test_foreign_files_are_left_alone(self, cache: Cache, warnings_told: list[str]) -> None:
+        foreign = [cache.root / name / "notes.txt" for name in ("entries", "locks", "sessions")]
+        for path in foreign:
+            path.write_text("mine")
+        (cache.root / "sessions" / "link").symlink_to(cache.root / "entries")
+        small = Cache.open(cache.root, max_bytes=1)
+        small.get_or_create(KEY, writer())
+        assert all(path.read_text() == "mine" for path in foreign)
+        assert warnings_told == []
+
+
+class TestProcesses:
+    def test_processes_that_ask_together_make_an_entry_once(self, tmp_path: Path) -> None:
+        script = """
+def create(folder):
+    time.sleep(0.3)
+    (folder / "data").write_text(str(os.getpid()))
+print("ready", flush=True)
+sys.stdin.readline()
+print((cache.get_or_create(CacheKey.of("a"), create) / "data").read_text(), cache.counts.created)
+"""
+        processes = [python(script, tmp_path) for _ in range(3)]
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        answers = [process.communicate("go\n")[0].split() for process in processes]
+        makers = {maker for maker, _ in answers}
+        assert len(makers) == 1
+        assert sorted(created for _, created in answers) == ["0", "0", "1"]
+
+    def test_threads_that_ask_together_make_an_entry_once(self, cache: Cache) -> None:
+        together = threading.Barrier(4)
+
+        def ask() -> None:
+            together.wait()
+            cache.get_or_create(KEY, writer())
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (cache.counts.created, cache.counts.hits) == (1, 3)
+
+    @pytest.mark.parametrize(
+        ("killed", "survives"),
+        [
+            ("while creating", False),
+            ("before the rename", False),
+            ("after the rename", True),
+        ],
+    )
+    def test_a_kill_leaves_nothing_that_is_misread(self, tmp_path: Path, killed: str, survives: bool) -> None:
+        script = """
+def die(*arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
+def create(folder):
+    (folder / "data").write_text("old")
+    if sys.argv[2] == "while creating":
+        die()
+replace = os.replace
+def replaced(*arguments):
+    if sys.argv[2] == "after the rename":
+        replace(*arguments)
+    die()
+os.replace = replaced
+cache.get_or_create(CacheKey.of("a"), create)
+"""
+        process = python(script, tmp_path, killed)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert len(list((tmp_path / "sessions").iterdir())) == 1
+
+        cache = Cache.open(tmp_path)
+        assert len(list((tmp_path / "sessions").iterdir())) == 1  # the dead one swept, our own there
+        path = cache.get_or_create(CacheKey.of("a"), writer(1, fill=b"new"))
+        assert (path / "data").read_text() == ("old" if survives else "new")
+        assert cache.counts.created == (0 if survives else 1)
+
+    def test_a_kill_while_removing_leaves_no_half_entry(self, cache: Cache) -> None:
+        cache.get_or_create(KEY, writer())
+        truncate(entry(cache))
+        cache.close()
+        script = """
+import shutil
+shutil.rmtree = lambda *arguments, **options: os.kill(os.getpid(), signal.SIGKILL)
+cache.get_or_create(CacheKey.of("artifact", spec="rtn-w4", seed=0), lambda folder: None)
+"""
+        process = python(script, cache.root)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert not entry(cache).exists()
+        assert Cache.open(cache.root).get_or_create(KEY, writer()).exists()
+
+    def test_work_and_entries_of_a_living_process_are_left_alone(self, tmp_path: Path) -> None:
+        script = """
+def create(folder):
+    (folder / "data").write_bytes(bytes(900))
+    print("working", flush=True)
+    sys.stdin.readline()
+def create_used(folder):
+    (folder / "data").write_bytes(b"1")
+used = cache.get_or_create(CacheKey.of("artifact", number=1), create_used)
+path = cache.get_or_create(CacheKey.of("artifact", number=2), create)
+print((used / "data").read_bytes(), len((path / "data").read_bytes()))
+"""
+        process = python(script, tmp_path)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "working\n"
+        other = Cache.open(tmp_path, max_bytes=1)
+        other.get_or_create(key(3), writer())
+        assert stored(other, 1, 2, 3) == [1, 3]
+        answer, _ = process.communicate("go on\n")
+        assert answer.split() == ["b'1'", "900"]
+        Cache.open(tmp_path, max_bytes=1)
+        assert stored(other, 1, 2, 3) == [3]  # its user ended, ours did not
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+    def test_a_forked_child_does_not_end_its_parents_session(self, cache: Cache) -> None:
+        child = os.fork()
+        if child == 0:
+            failed = True
+            try:
+                cache.get_or_create(key(1), writer())
+                failed = False
+            finally:
+                os._exit(failed)
+        assert os.waitpid(child, 0)[1] == 0
+        Cache.open(cache.root, max_bytes=1)
+        cache.get_or_create(key(1), never)
+
+
+class TestEviction:
+    def fill(self, root: Path, *numbers: int) -> Cache:
+        cache = Cache.open(root)
+        for number in numbers:
+            cache.get_or_create(key(number), writer())
+            use_at(cache, number, 1000.0 + number)
+        cache.close()
+        return cache
+
+    def test_the_least_recently_used_go_first(self, tmp_path: Path) -> None:
+        self.fill(tmp_path, 1, 2, 3)
+        cache = Cache.open(tmp_path, max_bytes=300)
+        cache.get_or_create(key(4), writer())
+        assert stored(cache, 1, 2, 3, 4) == [2, 3, 4]
+        assert cache.counts.evicted == 1
+
+    def test_a_hit_makes_an_entry_recent(self, tmp_path: Path) -> None:
+        cache = self.fill(tmp_path, 1, 2, 3)
+        reader = Cache.open(tmp_path)
+        reader.get_or_create(key(1), never)
+        reader.close()
+        Cache.open(tmp_path, max_bytes=100)
+        assert stored(cache, 1, 2, 3) == [1]
+
+    def test_entries_in_use_stay_even_beyond_the_bound(self, tmp_path: Path) -> None:
+        self.fill(tmp_path, 1, 2)
+        cache = Cache.open(tmp_path, max_bytes=250)
+        cache.get_or_create(key(1), never)
+        cache.get_or_create(key(3), writer())
+        cache.get_or_create(key(4), writer(1000))
+        assert stored(cache, 1, 2, 3, 4) == [1, 3, 4]
+        assert cache.counts.evicted == 1
+        cache.close()
+        Cache.open(tmp_path, max_bytes=250)
+        assert stored(cache, 1, 2, 3, 4) == [1, 3]
+
+    def test_entries_with_unreadable_manifests_go_first(self, tmp_path: Path) -> None:
+        cache = self.fill(tmp_path, 1, 2)
+        lose_manifest(entry(cache, key(2)))
+        Cache.open(tmp_path, max_bytes=100)
+        assert stored(cache, 1, 2) == [1]
+
+    @pytest.mark.parametrize("clock", [0.0, 1.0e11])
+    def test_a_wrong_clock_costs_no_correctness(self, tmp_path: Path, clock: float) -> None:
+        cache = self.fill(tmp_path, 1, 2)
+        use_at(cache, 1, clock)
+        running = Cache.open(tmp_path, max_bytes=150)
+        assert stored(running, 1, 2) == ([2] if clock == 0 else [1])
+        for number in (1, 2, 3):
+            path = running.get_or_create(key(number), writer())
+            assert (path / "data").read_bytes() == b"x" * 100
+
+    def test_small_writes_are_not_each_followed_by_weighing_everything(self, tmp_path: Path) -> None:
+        cache = Cache.open(tmp_path, max_bytes=10_000)
+        weighed = []
+        cache._keep_house = lambda: weighed.append(1)  # type: ignore[method-assign]
+        cache.get_or_create(key(1), writer(60))
+        assert not weighed
+        cache.get_or_create(key(2), writer(60))
+        assert weighed
+
+    @settings(max_examples=20, deadline=None)  # each example writes to the disk
+    @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 400)), max_size=6))
+    def test_the_bound_holds_whenever_nothing_is_in_use(
+        self, tmp_path_factory: pytest.TempPathFactory, writes: list[tuple[int, int]]
+    ) -> None:
+        root = tmp_path_factory.mktemp("cache")
+        for number, size in writes:
+            cache = Cache.open(root, max_bytes=500)
+            cache.get_or_create(key(number), writer(size))
+            assert stored(cache, number) == [number]
+            cache.close()
+            Cache.open(root, max_bytes=500).close()
+            assert sum(path.stat().st_size for path in root.glob("entries/*/payload/data")) <= 500
+
+
+def no_space(folder: Path) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def no_space_in_words(folder: Path) -> None:
+    raise RuntimeError("I/O error: No space left on device (os error 28)")
+
+
+def short_write(folder: Path) -> None:
+    raise OSError("1000 requested and 16 written")
+
+
+class TestUnusableFolder:
+    def refused(self, error: CacheError, root: Path) -> bool:
+        ways_out = ("--quantcheck-cache DIR", "--quantcheck-cache off")
+        return str(root) in str(error) and all(way in str(error) for way in ways_out)
+
+    def test_a_file_in_the_way(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        for root in (tmp_path / "file", tmp_path / "file" / "below"):
+            with pytest.raises(CacheError, match="cannot be used") as caught:
+                Cache.open(root)
+            assert self.refused(caught.value, root)
+
+    @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+    def test_a_read_only_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+        def refuse(*arguments: object, **options: object) -> str:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr("tempfile.mkdtemp", refuse)
+        with pytest.raises(CacheError, match=os.strerror(code)) as caught:
+            Cache.open(tmp_path)
+        assert self.refused(caught.value, tmp_path)
+
+    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+    def test_a_folder_without_permission(self, tmp_path: Path) -> None:
+        tmp_path.chmod(0o500)
+        with pytest.raises(CacheError, match="cannot be used"):
+            Cache.open(tmp_path / "cache")
+
+    def test_a_full_disk_is_found_on_opening(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("os.fsync", no_space)
+        with pytest.raises(CacheError, match="is full") as caught:
+            Cache.open(tmp_path)
+        assert self.refused(caught.value, tmp_path)
+
+    @pytest.mark.parametrize("create", [no_space, no_space_in_words, short_write])
+    def test_a_disk_that_fills_while_creating(
+        self, cache: Cache, monkeypatch: pytest.MonkeyPatch, create: Callable[[Path], None]
+    ) -> None:
+        monkeypatch.setattr(cache_module, "_free", lambda root: 4321)
+        with pytest.raises(CacheError, match=r"is full .*4321 bytes free") as caught:
+            cache.get_or_create(KEY, create)
+        assert self.refused(caught.value, cache.root)
+        assert not entry(cache).exists()
+
+    def test_a_disk_that_fills_while_sealing(self, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr("os.fsync", no_space)
+            with pytest.raises(CacheError, match="is full"):
+                cache.get_or_create(KEY, writer())
+        assert not entry(cache).exists()
+        assert cache.get_or_create(KEY, writer()).exists()
+
+    def test_a_full_inner_cache_is_told_as_it_is(self, cache: Cache, tmp_path: Path) -> None:
+        inner = Cache.open(tmp_path / "inner")
+        with pytest.raises(CacheError, match="inner is full"):
+            cache.get_or_create(KEY, lambda folder: inner.get_or_create(KEY, no_space) and None)
+        inner.close()
+
+    def test_a_short_write_on_a_disk_with_room_is_not_called_full(self, cache: Cache) -> None:
+        with pytest.raises(OSError, match="1000 requested"):
+            cache.get_or_create(KEY, short_write)
+
+    def test_a_folder_deleted_under_a_run(self, cache: Cache) -> None:
+        shutil.rmtree(cache.root)
+        with pytest.raises(CacheError, match="cannot be used"):
+            cache.get_or_create(KEY, writer())
+
+    def test_a_temporary_cache_tells_its_own_way_out(self, tmp_path: Path) -> None:
+        cache = Cache.temporary(tmp_path)
+        with pytest.raises(CacheError, match="TMPDIR"):
+            cache.get_or_create(KEY, no_space)
+
+    def test_a_bound_of_nothing(self, tmp_path: Path) -> None:
+        with pytest.raises(CacheError, match="must be positive, got 0"):
+            Cache.open(tmp_path, max_bytes=0)
+
+
+class TestDefaultRoot:
+    def test_follows_xdg(self) -> None:
+        assert default_root({"XDG_CACHE_HOME": "/big/disk"}) == Path("/big/disk/quantcheck")
+
+    @pytest.mark.parametrize("environ", [{}, {"XDG_CACHE_HOME": ""}, {"XDG_CACHE_HOME": "relative"}])
+    def test_is_below_home_otherwise(self, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str]) -> None:
+        monkeypatch.setenv("HOME", "/home/someone")
+        assert default_root(environ) == Path("/home/someone/.cache/quantcheck")
+
+    def test_no_home_is_an_error_with_a_way_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def homeless() -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr(Path, "home", homeless)
+        with pytest.raises(CacheError, match="--quantcheck-cache DIR"):
+            default_root({})
