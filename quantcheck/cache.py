@@ -195,7 +195,6 @@ class Cache:
                 self.counts.hits += 1
                 return True
             self._remove(entry)
-            self._verified.discard(key.digest)
             self.counts.discarded += 1
             self._warn(f"discarded a damaged {key.kind} from the cache {self.root}: {flaw}; it is made anew")
         return False

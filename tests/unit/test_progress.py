@@ -210,6 +210,16 @@ def test_an_inner_task_is_shown_in_place_of_the_outer_and_counts_for_nothing() -
         assert screen.line.startswith("[1/2] rtn-w4  quantize 2/2")
 
 
+def test_twins_are_told_apart() -> None:
+    screen = Screen(Mode.LIVE)
+    with screen.progress.task("rtn-w4") as outer:
+        with screen.progress.task("rtn-w4"):
+            pass
+        screen.take(1)
+        outer("quantize", 1, 2)
+        assert screen.line.startswith("rtn-w4  quantize 1/2")
+
+
 def test_an_update_after_the_task_ended_is_ignored() -> None:
     screen = Screen(Mode.LIVE)
     with screen.progress.task("rtn-w4") as update:
