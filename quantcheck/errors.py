@@ -31,8 +31,8 @@ class CacheError(QuantcheckError):
     """A cache folder that cannot be used."""
 
 
-class MissingExtraError(QuantcheckError):
-    """A feature whose optional packages are not installed."""
+class MissingPackageError(QuantcheckError):
+    """A feature whose package is not installed."""
 
-    def __init__(self, feature: str, package: str, extra: str) -> None:
-        super().__init__(f"{feature} needs {package}, which is not installed: pip install 'quantcheck[{extra}]'")
+    def __init__(self, feature: str, package: str) -> None:
+        super().__init__(f"{feature} needs {package}, which is not installed: pip install '{package}'")

@@ -25,6 +25,7 @@ class Kind:
         unit: of the figure as people read it.
         log: whether the figure is the exponential of the outcomes' mean (perplexity), else the mean itself.
         relative: whether outcomes are already a difference from the reference (KL divergence, agreement).
+        exact: whether the figure is counted, not sampled: it has no standard error (bits per weight).
     """
 
     name: str
@@ -32,6 +33,7 @@ class Kind:
     unit: str
     log: bool = False
     relative: bool = False
+    exact: bool = False
 
 
 KINDS = {
@@ -41,7 +43,7 @@ KINDS = {
         Kind("acc", higher_is_better=True, unit="fraction"),
         Kind("kld", higher_is_better=False, unit="nat", relative=True),
         Kind("top1", higher_is_better=True, unit="fraction", relative=True),
-        Kind("bpw", higher_is_better=False, unit="bits per weight"),
+        Kind("bpw", higher_is_better=False, unit="bits per weight", exact=True),
     )
 }
 
@@ -53,7 +55,7 @@ class Measurement:
     Attributes:
         metric: name, ``kind/what``.
         outcomes: float64, shape [n]: mean NLL of each window in nats (ppl), mean KL divergence of each window in nats (kld), agreement of each window
-            (top1), 0 or 1 of each item (acc), stored bits of each layer over its weights, weighted (bpw).
+            (top1), 0 or 1 of each item (acc), the one counted figure (bpw).
         items: digest of the ordered item ids.
         protocol: how the items were scored, in words that a reader can compare.
         version: of the metric's code; raised when its figures change.
@@ -87,8 +89,8 @@ class Measurement:
 
     @property
     def stderr(self) -> float:
-        """Standard error of `mean` over items (sample standard deviation / sqrt n); NaN below two items."""
-        return standard_error(self.outcomes)
+        """Standard error of `mean` over items (sample standard deviation / sqrt n); NaN below two items, 0 when exact."""
+        return 0.0 if self.kind.exact else standard_error(self.outcomes)
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ def paired_difference(candidate: Measurement, reference: Measurement | None) -> 
     else:
         worse = worse - (-reference.outcomes if reference.kind.higher_is_better else reference.outcomes)
     mean = math.fsum(worse) / worse.size if worse.size else math.nan
-    return PairedDifference(mean, standard_error(worse), int(worse.size))
+    stderr = 0.0 if candidate.kind.exact else standard_error(worse)
+    return PairedDifference(mean, stderr, int(worse.size))
 
 
 def standard_error(values: NDArray[np.float64]) -> float:

@@ -69,6 +69,10 @@ class Registry(Generic[T]):
             )
         self._entries[name] = Entry(name, target, capabilities, origin)
 
+    def unregister(self, name: str) -> None:
+        """Take ``name`` out again: what a conftest registers ends with its run."""
+        del self._entries[name]
+
     def names(self) -> tuple[str, ...]:
         """All names, in the order of registration."""
         return tuple(self._entries)

@@ -76,8 +76,10 @@ class QuantSpec:
         tail = [token for token in head["rest"].split("-")[1:]]
         group_size, grid, options = None, "asym", {}
         for token in tail:
-            if re.fullmatch(r"g\d*", token):
-                group_size = int(token[1:] or 0)
+            if token == "g":
+                raise SpecError(f"group_size in {text!r} must be 1 or more; leave '-g...' out for per-channel scales")
+            if re.fullmatch(r"g\d+", token):
+                group_size = int(token[1:])
             elif token in GRIDS:
                 grid = token
             else:

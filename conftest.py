@@ -1,0 +1,1 @@
+"""Nothing to configure: the plugin registers itself through its entry point."""

@@ -1,0 +1,92 @@
+"""The fixtures a user's own test builds on. ``docs/fixtures.md`` shows them at work.
+
+A release test is three lines::
+
+    def test_release(quantized_model, gate):
+        gate(quantized_model("gptq-w3-g128"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+import pytest
+
+from quantcheck.errors import QuantcheckError
+
+if TYPE_CHECKING:
+    from syrupy.assertion import SnapshotAssertion
+
+    from quantcheck.models.load import LoadedModel
+    from quantcheck.record import GateRecord
+    from quantcheck.state import QuantizedModel, State
+
+
+@pytest.fixture(scope="session")
+def reference_model(pytestconfig: pytest.Config) -> Callable[[str | None], LoadedModel]:
+    """Full-precision models by name: ``reference_model(None)`` is the run's only model.
+
+    Scope: session. Cost: the first call for a model loads it; later ones are free.
+    """
+    state = _state(pytestconfig)
+
+    def load(name: str | None = None) -> LoadedModel:
+        return state.runner.loaded(state.session.model(name))
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def quantized_model(pytestconfig: pytest.Config) -> Callable[..., QuantizedModel]:
+    """Quantized models by spec: ``quantized_model("gptq-w3-g128", model=None)``.
+
+    What it returns names a model; its ``artifact`` (packed tensors), ``facts`` and ``module`` are made when they are first
+    looked at, and ``gate`` needs none of them while its figures are in the cache.
+
+    Scope: session. Cost: none by itself; quantizing a spec happens once, for all tests, workers and later runs on the same cache.
+    """
+    state = _state(pytestconfig)
+    return state.quantized
+
+
+@pytest.fixture
+def gate(request: pytest.FixtureRequest, snapshot: SnapshotAssertion) -> Callable[..., list[GateRecord]]:
+    """Gate a quantized model: ``gate(model, metric="*")`` measures it, judges every metric that matches, and fails unless all are green.
+
+    Returns the records, one a metric. With ``--snapshot-update`` the figures become the accepted baseline where their floors hold.
+
+    Scope: function. Cost: the first gate of a spec measures all its metrics, a few seconds for the built-in model at the smoke tier;
+    its other gates are free.
+    """
+    state = _state(request.config)
+
+    def decide(model: QuantizedModel, metric: str = "*") -> list[GateRecord]:
+        __tracebackhide__ = True
+        try:
+            records = [state.decide(request.node, model, name, snapshot) for name in _matching(state, model, metric)]
+        except QuantcheckError as error:
+            pytest.fail(f"{model.model}/{model.spec}: {error}", pytrace=False)
+        if any(not record.verdict.green for record in records):
+            pytest.fail(state.failure(records), pytrace=False)
+        return records
+
+    return decide
+
+
+def _matching(state: State, model: QuantizedModel, metric: str) -> list[str]:
+    known = state.session.metrics(model.model)
+    # An accepted metric that nothing measures any more is asked for by name and judged as vanished.
+    found = [name for name in known if fnmatchcase(name, metric)] or [cell.metric for cell in state.session.cells if cell.metric == metric]
+    if not found:
+        from quantcheck.registry import did_you_mean
+
+        raise QuantcheckError(f"no metric matches {metric!r}{did_you_mean(metric, known)}")
+    return list(dict.fromkeys(found))
+
+
+def _state(config: pytest.Config) -> State:
+    from quantcheck.plugin import get_state
+
+    return get_state(config)

@@ -1,0 +1,147 @@
+"""The matrix: which spec of which method, on which model, by which metric, at which tier. No torch.
+
+Rows are generated from the capabilities that each method declares; what a method does not support is left out and counted,
+never skipped test by test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from quantcheck.errors import SpecError
+from quantcheck.registry import Capabilities, Registry, did_you_mean
+from quantcheck.spec import GRIDS, ModelSpec, QuantSpec, refusal
+
+ULTRA_LOW = (2.0, 3.0, 4.0)
+CANARY = 8.0
+OTHER = (1.0, 5.0, 6.0, 7.0)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One gate to decide."""
+
+    model: ModelSpec
+    spec: QuantSpec
+    metric: str
+
+    @property
+    def id(self) -> str:
+        """``model/spec/metric``: the parameter part of the test id."""
+        return f"{self.model}/{self.spec}/{self.metric}"
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The names of the cell's marks without arguments; ``bits(w=...)`` comes beside them."""
+        marks = ["quantcheck"]
+        if self.spec.ultra_low_bit:
+            marks.append("ultra_low_bit")
+        if self.spec.bits == CANARY and self.spec.group_size is None and not self.spec.options and self.spec.grid == "asym":
+            marks.append("canary")
+        return tuple(marks)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The selected specs and how many combinations the methods declined."""
+
+    specs: tuple[QuantSpec, ...]
+    unsupported: int
+
+
+def matrix(methods: Registry[Any], tier: str, spec_globs: Iterable[str], method_globs: Iterable[str]) -> Matrix:
+    """The specs of a tier, narrowed by the user's globs.
+
+    A glob without wildcards names one spec exactly and adds it although the tier leaves it out.
+
+    Raises:
+        SpecError: a glob that matches nothing, an exact spec that cannot be served, two spellings of one spec, or an empty matrix.
+    """
+    names = _chosen_methods(methods, tuple(method_globs))
+    rows = {name: list(candidates(name, methods.entry(name).capabilities, tier)) for name in names}
+    supported = [spec for name in names for spec, why in rows[name] if why is None]
+    unsupported = sum(why is not None for name in names for _, why in rows[name])
+    globs = tuple(spec_globs)
+    selected = _chosen_specs(methods, supported, globs) if globs else supported
+    if not selected:
+        raise SpecError(f"the matrix is empty: no method of {', '.join(names)} supports a row of the {tier} tier; name specs with --quantcheck-specs")
+    return Matrix(tuple(selected), unsupported)
+
+
+def candidates(name: str, capabilities: Capabilities, tier: str) -> Iterator[tuple[QuantSpec, str | None]]:
+    """Every row of a tier for one method, in running order, each with the reason why it is unsupported (``None``: it is supported)."""
+    seen = set()
+    for spec in _rows(name, capabilities, tier):
+        if spec not in seen:
+            seen.add(spec)
+            yield spec, refusal(spec, capabilities)
+
+
+def exact_spec(methods: Registry[Any], text: str) -> QuantSpec:
+    """Parse a spec id and check that its method serves it.
+
+    Raises:
+        SpecError: no spec id, an unknown method (with a suggestion), or a spec that the method declines.
+    """
+    spec = QuantSpec.parse(text)
+    if why := refusal(spec, methods.entry(spec.method).capabilities):
+        raise SpecError(f"{text}: {why}")
+    return spec
+
+
+def cells(models: Iterable[ModelSpec], specs: Iterable[QuantSpec], metrics: Mapping[str, Iterable[str]]) -> tuple[Cell, ...]:
+    """Every gate of a run; ``metrics`` is by model name."""
+    specs = tuple(specs)
+    return tuple(Cell(model, spec, metric) for model in models for spec in specs for metric in metrics[model.name])
+
+
+def _rows(name: str, capabilities: Capabilities, tier: str) -> Iterator[QuantSpec]:
+    fractional = tuple(bits for bits in capabilities.bits if bits != int(bits))
+    for act_bits in capabilities.act_bits:
+        for bits in (*fractional, *ULTRA_LOW):
+            for group_size in (None, 128):
+                yield QuantSpec(name, bits, act_bits, group_size, capabilities.grids[0])
+        yield QuantSpec(name, CANARY, act_bits, None, capabilities.grids[0])
+        if tier == "smoke":
+            continue
+        for bits in (*OTHER, CANARY):
+            for group_size in (None, 128):
+                yield QuantSpec(name, bits, act_bits, group_size, capabilities.grids[0])
+        if tier == "full":
+            yield from _variants(name, capabilities, act_bits)
+
+
+def _variants(name: str, capabilities: Capabilities, act_bits: int | None) -> Iterator[QuantSpec]:
+    flags = [option for option, kind in capabilities.options if kind is bool]
+    for bits in ULTRA_LOW:
+        for group_size in (32, 64):
+            yield QuantSpec(name, bits, act_bits, group_size, capabilities.grids[0])
+        for group_size in (None, 128):
+            for grid in GRIDS:
+                yield QuantSpec(name, bits, act_bits, group_size, grid)
+            for flag in flags:
+                yield QuantSpec(name, bits, act_bits, group_size, capabilities.grids[0], ((flag, True),))
+
+
+def _chosen_methods(methods: Registry[Any], globs: tuple[str, ...]) -> tuple[str, ...]:
+    for glob in globs:
+        if not any(fnmatchcase(name, glob) for name in methods.names()):
+            raise SpecError(f"no method matches {glob!r}{did_you_mean(glob, methods.names())}")
+    return tuple(name for name in methods.names() if not globs or any(fnmatchcase(name, glob) for glob in globs))
+
+
+def _chosen_specs(methods: Registry[Any], supported: list[QuantSpec], globs: tuple[str, ...]) -> list[QuantSpec]:
+    chosen: dict[QuantSpec, str] = {}
+    for glob in globs:
+        exact = not any(sign in glob for sign in "*?[")
+        found = [exact_spec(methods, glob)] if exact else [spec for spec in supported if fnmatchcase(str(spec), glob)]
+        if not found:
+            raise SpecError(f"no spec of this tier matches {glob!r}{did_you_mean(glob, map(str, supported))}")
+        for spec in found:
+            if exact and chosen.get(spec, "*") != "*":
+                raise SpecError(f"two specs with one id: {chosen[spec]!r} and {glob!r} are both {spec}")
+            chosen[spec] = glob if exact else chosen.get(spec, "*")
+    return list(chosen)

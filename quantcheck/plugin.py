@@ -1,0 +1,189 @@
+"""The door: pytest hooks of a few lines each. Loads without torch, transformers, numpy or hypothesis.
+
+A plugin that pytest loads by itself taxes every test run of its environment, so what the hooks delegate to is imported only
+when a gate is asked for: by an option, a mark expression or a test.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import quantcheck
+from quantcheck import hookspec
+from quantcheck.errors import QuantcheckError
+from quantcheck.fixtures import gate, quantized_model, reference_model
+from quantcheck.options import add_options, given_on_command_line
+
+if TYPE_CHECKING:
+    from quantcheck.state import State
+
+__all__ = ["gate", "quantized_model", "reference_model"]
+
+STATE = pytest.StashKey["State"]()
+MARKERS = (
+    "quantcheck: every gate of the matrix",
+    "ultra_low_bit: gates of 4 weight bits and fewer",
+    "canary: one 8-bit row a method, which must stay lossless",
+    "bits(w): gates whose nearest whole weight width is w, from 1 to 16; select with -m 'bits(w=2)'",
+)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare the hooks that a conftest or another plugin may implement."""
+    pluginmanager.add_hookspecs(hookspec)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the command line options and their ini keys."""
+    add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marks and register what gathers the records."""
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+    if hasattr(config, "workerinput"):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        return
+    config.pluginmanager.register(Gathering(config), "quantcheck-gathering")
+    if config.pluginmanager.hasplugin("xdist"):
+        config.pluginmanager.register(XdistHooks(), "quantcheck-xdist")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the run: its cache, and the methods that its conftests registered."""
+    if STATE in config.stash:
+        config.stash[STATE].close()
+        del config.stash[STATE]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Print the gates and leave, for ``--quantcheck-list``."""
+    if not config.getoption("quantcheck_list"):
+        return None
+    config._do_configure()
+    try:
+        with _usage_errors():
+            return get_state(config).list_gates()
+    finally:
+        config._ensure_unconfigure()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Where gates are asked for on the command line, check everything before anything is collected."""
+    if _asked_for(session.config) and not hasattr(session.config, "workerinput"):
+        with _usage_errors():
+            get_state(session.config).check()
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say what is under test."""
+    if STATE in config.stash:
+        return get_state(config).session.header_lines()
+    return [f"quantcheck {quantcheck.__version__}"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give each gate of the matrix a test of its own."""
+    if "quantcheck_cell" not in metafunc.fixturenames:
+        return
+    with _usage_errors():
+        cells = get_state(metafunc.config).session.cells
+    metafunc.parametrize(
+        "quantcheck_cell",
+        [
+            pytest.param(cell, id=cell.id, marks=[pytest.mark.bits(w=cell.spec.whole_bits), *(getattr(pytest.mark, mark) for mark in cell.marks)])
+            for cell in cells
+        ],
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse arguments of the ``bits`` mark that no gate can have."""
+    for item in items:
+        for mark in item.iter_markers("bits"):
+            width = mark.kwargs.get("w")
+            if mark.args or set(mark.kwargs) != {"w"} or type(width) is not int or not 1 <= width <= 16:
+                raise pytest.UsageError(f"{item.nodeid}: mark bits takes one whole number w from 1 to 16, as in bits(w=3); got {mark.args or mark.kwargs}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Check the gates that were selected, once, before any of them runs."""
+    if STATE in session.config.stash and not hasattr(session.config, "workerinput"):
+        with _usage_errors():
+            get_state(session.config).check_selection(session.items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Attach the records of a gate to its report; a gate that skipped, or ended without a verdict, fails."""
+    report = yield
+    if STATE in item.config.stash and "gate" in getattr(item, "fixturenames", ()):
+        get_state(item.config).annotate(item, report)
+    return report
+
+
+class Gathering:
+    """Gathers records from the reports, also those of xdist workers, and renders them; absent in workers."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.raw: list[dict[str, Any]] = []
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep the records that a report carries."""
+        if STATE in self.config.stash:
+            get_state(self.config).progress.clear()
+        self.raw += getattr(report, "quantcheck", ())
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        """Write the report files."""
+        if self.raw or STATE in self.config.stash:
+            get_state(self.config).write_reports(self.raw)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the table."""
+        if self.raw:
+            get_state(self.config).print_summary(terminalreporter, self.raw)
+
+
+class XdistHooks:
+    """Hooks of pytest-xdist, registered only where it is installed."""
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell each worker where the run's own cache lies, so that ``--quantcheck-cache off`` still quantizes each spec once."""
+        node.workerinput["quantcheck_run_folder"] = get_state(node.config).run_folder
+
+
+def get_state(config: pytest.Config) -> State:
+    """The state of this run, made on first use; raises `QuantcheckError` when an option cannot be used."""
+    if STATE not in config.stash:
+        from quantcheck.state import State
+
+        config.stash[STATE] = State(config)
+    return config.stash[STATE]
+
+
+def _asked_for(config: pytest.Config) -> bool:
+    marks = ("quantcheck", "ultra_low_bit", "canary", "bits")
+    if any(mark in (config.getoption("markexpr", "") or "") for mark in marks):
+        return True
+    return given_on_command_line(config) or any("quantcheck.suites" in argument for argument in config.invocation_params.args)
+
+
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    try:
+        yield
+    except QuantcheckError as error:
+        raise pytest.UsageError(f"quantcheck: {error}") from error

@@ -1,0 +1,93 @@
+"""Everything that can be checked before any long work, and without torch where possible. Nothing here changes anything."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+
+from quantcheck.errors import DataError, MissingPackageError, QuantcheckError
+from quantcheck.methods import METHODS
+from quantcheck.models.source import resolve_model
+from quantcheck.models.text import read_documents
+from quantcheck.options import Settings
+from quantcheck.plan import Cell
+from quantcheck.session import DEVICES, GateSession
+from quantcheck.spec import ModelSpec
+
+
+def preflight(session: GateSession, selected: Sequence[Cell]) -> None:
+    """Check the options, models, texts, policy and baselines of the selected gates.
+
+    Raises:
+        QuantcheckError: the first thing that is wrong, with the way out.
+    """
+    settings = session.settings
+    _refuse_update_in_ci(settings)
+    _require(settings)
+    _refuse_unused_text_options(settings)
+    if any(cell.metric.startswith("acc/") for cell in selected) and importlib.util.find_spec("lm_eval") is None:
+        raise MissingPackageError("zero-shot accuracy", "lm-eval")
+    for model in {cell.model.name: cell.model for cell in selected}.values():
+        resolve_model(model)
+        _check_texts(session, model, [cell for cell in selected if cell.model == model])
+    for cell in selected:
+        session.policy.bounds(str(cell.spec), cell.metric)
+        for device in DEVICES:
+            session.baseline_file(cell.model.name, device, str(cell.spec))
+
+
+def _refuse_update_in_ci(settings: Settings) -> None:
+    in_ci = os.environ.get("CI", "").lower() not in {"", "0", "false"}
+    if settings.update and in_ci and not settings.update_in_ci:
+        raise QuantcheckError(
+            "--snapshot-update is refused under CI: a gate must not move its own goalposts. Accept baselines at a desk and "
+            "review the diff, or allow it by name with --quantcheck-update-in-ci"
+        )
+
+
+def _require(settings: Settings) -> None:
+    for what in settings.require:
+        if what == "cuda":
+            _require_gpu()
+        elif importlib.util.find_spec(what.replace("-", "_")) is None:
+            raise QuantcheckError(f"--quantcheck-require {what}: no such package is installed here: pip install {what}")
+
+
+def _require_gpu() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise QuantcheckError(
+            "--quantcheck-require cuda: torch sees no GPU here; run on a machine with one, with a CUDA build of torch"
+        )
+
+
+def _refuse_unused_text_options(settings: Settings) -> None:
+    if not all(model.builtin for model in settings.models):
+        return
+    given = {
+        "text": settings.texts,
+        "text-separator": settings.text_separator,
+        "windows": settings.windows,
+        "window": settings.window,
+        "calibration": settings.calibration,
+        "calibration-windows": settings.calibration_windows,
+    }
+    for name, value in given.items():
+        if value:
+            raise DataError(f"--quantcheck-{name} is for models of your own, the built-in one brings its texts: add --quantcheck-model")
+
+
+def _check_texts(session: GateSession, model: ModelSpec, selected: Sequence[Cell]) -> None:
+    calibrated = [cell.spec for cell in selected if METHODS.entry(cell.spec.method).capabilities.calibrated]
+    calibration = session.calibration(model)
+    if calibrated and calibration is None:
+        raise DataError(
+            f"{calibrated[0]} on {model} calibrates: give a text with --quantcheck-calibration FILE, or leave such methods out "
+            "with --quantcheck-methods"
+        )
+    for text in session.plan(model).texts:
+        read_documents(text.source)
+    if calibrated and calibration is not None:
+        read_documents(calibration)

@@ -1,0 +1,112 @@
+"""What a figure depends on.
+
+A *basis* decides whether two figures may be compared at all: when one field differs, the baseline is stale. The *machine*
+is recorded and named when a gate turns red, but does not block: the accepted drift covers the noise among processors.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import os
+import platform
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+from quantcheck.measurement import digest
+
+_ROOMS = ("codecs", "kernels", "methods", "metrics", "models")
+LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "lm-eval")
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What must agree between a baseline and a run, beside the metric's own items, protocol and version.
+
+    Attributes:
+        device: kind, ``cpu`` or ``cuda``.
+        dtype: the model computes in.
+        model: digest of the full-precision weights.
+        tokenizer: digest of the tokenizer's files.
+        calibration: digest of the calibration windows; empty for data-free methods.
+        method_version: of the method's code; raised when its results change.
+        seed: of the run.
+    """
+
+    device: str
+    dtype: str
+    model: str
+    tokenizer: str
+    calibration: str
+    method_version: int
+    seed: int
+
+    def differences(self, stored: Mapping[str, object]) -> tuple[str, ...]:
+        """Each field that differs from a stored basis, as ``field: stored X, now Y``."""
+        return tuple(
+            f"{field}: accepted with {stored.get(field)!r}, now {now!r}"
+            for field, now in asdict(self).items()
+            if stored.get(field) != now
+        )
+
+    @property
+    def key(self) -> str:
+        """A short content address, under which a baseline file stores this basis once."""
+        return digest(f"{name}={value}" for name, value in sorted(asdict(self).items()))[:8]
+
+
+@cache
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that a figure can depend on; ``absent`` where one is not installed."""
+    return {name: _version(name) for name in LIBRARIES}
+
+
+@cache
+def machine() -> dict[str, str]:
+    """Processor, threads, Python and operating system: recorded, never blocking."""
+    return {
+        "processor": _processor(),
+        "threads": os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count()),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def source_digest(target: object = None) -> str:
+    """Digest of the code that a figure depends on: quantcheck's own rooms, and the file that defines ``target``'s class.
+
+    A raised version says that results changed; this digest keeps a cache from answering for code that was edited since. Code
+    without a file, typed at a prompt, gets a digest of its own each time: it is never answered for.
+    """
+    if target is None or type(target).__module__.startswith("quantcheck."):
+        return _rooms_digest()
+    try:
+        own = Path(inspect.getfile(target if inspect.isclass(target) else type(target))).read_bytes()
+    except (OSError, TypeError):
+        own = uuid.uuid4().bytes
+    return digest([_rooms_digest(), own])
+
+
+@cache
+def _rooms_digest() -> str:
+    root = Path(__file__).parent
+    paths = [path for room in _ROOMS for path in sorted((root / room).rglob("*.py")) if "builtin" not in path.parts]
+    return digest(part for path in paths for part in (path.name, path.read_bytes()))
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"

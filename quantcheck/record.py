@@ -1,0 +1,169 @@
+"""The record of a run: what the JSON report holds and every other report renders. Schema: ``docs/record.md``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from quantcheck.gate import Bounds, Judgement, Verdict
+from quantcheck.measurement import Measurement, kind_of
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class GateRecord:
+    """One gate and how it ended. Numbers are in the metric's unit unless said otherwise; ``None`` where there is none.
+
+    Attributes:
+        model, spec, metric, tier: which cell.
+        device, dtype: kind of device and dtype that the models computed in.
+        verdict: a `quantcheck.gate.Verdict`.
+        reasons: the sentences behind it.
+        value, stderr, n: the quantized model's figure; the standard error is of the mean outcome.
+        reference: the full-precision model's figure on the same items.
+        worse, worse_stderr: paired difference in the outcomes' unit, positive is worse.
+        floor: of the policy, outcomes' unit; ``None`` for a cell that is declared collapsed.
+        baseline: the accepted figure.
+        drift, drift_margin: from the baseline, outcomes' unit, positive is worse.
+        bpw, nominal_bits: counted from the stored tensors, and of the spec.
+        items, protocol: what was scored and how.
+        seconds: spent on this gate's figure, 0 when it was reused.
+        accepted: ``old -> new`` when this run stored a new baseline.
+        policy: the policy's reason.
+    """
+
+    model: str
+    spec: str
+    metric: str
+    tier: str
+    device: str
+    dtype: str
+    verdict: Verdict
+    reasons: tuple[str, ...] = ()
+    value: float | None = None
+    stderr: float | None = None
+    n: int = 0
+    reference: float | None = None
+    worse: float | None = None
+    worse_stderr: float | None = None
+    floor: float | None = None
+    baseline: float | None = None
+    drift: float | None = None
+    drift_margin: float | None = None
+    bpw: float | None = None
+    nominal_bits: float | None = None
+    items: str = ""
+    protocol: str = ""
+    seconds: float = 0.0
+    accepted: str | None = None
+    policy: str = ""
+
+    @property
+    def id(self) -> str:
+        """``model/spec/metric``, as in the test id."""
+        return f"{self.model}/{self.spec}/{self.metric}"
+
+    @property
+    def unit(self) -> str:
+        """The unit of ``value``, ``reference`` and ``baseline``."""
+        return kind_of(self.metric).unit
+
+    @property
+    def higher_is_better(self) -> bool:
+        """The direction in which the figure gets better."""
+        return kind_of(self.metric).higher_is_better
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the policy declares this cell collapsed."""
+        return self.floor is None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; a non-finite number becomes its name, since JSON has none."""
+        values = {**asdict(self), "unit": self.unit, "higher_is_better": self.higher_is_better}
+        return {key: _plain(value) for key, value in values.items()}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> GateRecord:
+        """Read back what `to_json` wrote; unknown keys of a newer minor version are ignored."""
+        known = {entry.name for entry in fields(cls)}
+        values = {key: _number(value) if key in _NUMBERS else value for key, value in raw.items() if key in known}
+        return cls(**{**values, "verdict": Verdict(raw["verdict"]), "reasons": tuple(raw["reasons"])})
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A whole run: provenance once, then every gate.
+
+    Attributes:
+        created: ISO 8601, UTC.
+        header: what was under test: tier, seed, device, dtype, models with digests, counts of the matrix.
+        libraries, machine: versions and where it ran.
+        gates: in the order in which they ended up sorted: failures first, then by id.
+    """
+
+    created: str
+    quantcheck: str
+    header: Mapping[str, Any]
+    libraries: Mapping[str, str]
+    machine: Mapping[str, str]
+    gates: Sequence[GateRecord] = field(default_factory=tuple)
+
+    def dumps(self) -> str:
+        """The JSON text, one gate a line, keys sorted."""
+        head = {
+            "schema": SCHEMA,
+            "quantcheck": self.quantcheck,
+            "created": self.created,
+            "header": dict(self.header),
+            "libraries": dict(self.libraries),
+            "machine": dict(self.machine),
+            "verdicts": self.counts(),
+        }
+        gates = ",\n".join(json.dumps(gate.to_json(), sort_keys=True) for gate in self.gates)
+        return json.dumps(head, sort_keys=True)[:-1] + ',\n"gates": [\n' + gates + "\n]}\n"
+
+    def counts(self) -> dict[str, int]:
+        """How many gates ended in each verdict; verdicts that did not occur are left out."""
+        found = [gate.verdict for gate in self.gates]
+        return {verdict.value: found.count(verdict) for verdict in Verdict if verdict in found}
+
+
+def figure_fields(
+    judgement: Judgement, bounds: Bounds, measured: Measurement | None, reference: Measurement | None
+) -> dict[str, Any]:
+    """The fields of a `GateRecord` that follow from a judgement and the figures behind it."""
+    difference = judgement.difference
+    return {
+        "verdict": judgement.verdict,
+        "reasons": judgement.reasons,
+        "value": measured.value if measured else None,
+        "stderr": measured.stderr if measured else None,
+        "n": measured.n if measured else 0,
+        "reference": reference.value if reference else None,
+        "worse": difference.mean if difference else None,
+        "worse_stderr": difference.stderr if difference else None,
+        "floor": bounds.floor,
+        "drift": judgement.drift,
+        "drift_margin": bounds.drift,
+        "items": measured.items if measured else "",
+        "protocol": measured.protocol if measured else "",
+        "policy": bounds.reason,
+    }
+
+
+_NUMBERS = {"value", "stderr", "reference", "worse", "worse_stderr", "floor", "baseline", "drift", "drift_margin", "bpw", "nominal_bits"}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value.value if isinstance(value, Verdict) else value
+
+
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, str) else value

@@ -1,0 +1,1 @@
+"""Renderings of one run record. Every one is a pure function of `quantcheck.record.RunRecord`."""

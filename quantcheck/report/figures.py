@@ -1,0 +1,37 @@
+"""How numbers are printed, one rule for every report. Printing rounds; comparing never does."""
+
+from __future__ import annotations
+
+import math
+
+from quantcheck.measurement import kind_of
+
+
+def figure(metric: str, value: float | None) -> str:
+    """A figure in the way its kind is read: fractions in percent, the rest with four significant digits."""
+    if value is None:
+        return "-"
+    if not math.isfinite(value):
+        return str(value)
+    if kind_of(metric).unit == "fraction":
+        return f"{100 * value:.1f}%"
+    return f"{value:.4g}"
+
+
+def signed(value: float | None) -> str:
+    """A difference with its sign and three significant digits; ``-`` when there is none."""
+    if value is None:
+        return "-"
+    return "n/a" if math.isnan(value) else f"{value:+.3g}"
+
+
+def arrow(higher_is_better: bool) -> str:
+    """The direction in which a figure gets better."""
+    return "↑" if higher_is_better else "↓"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: ``4.2 s``, ``3 min 05 s``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"

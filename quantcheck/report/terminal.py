@@ -1,0 +1,104 @@
+"""The table in the terminal: failures first and in full, then one line a spec."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from quantcheck.gate import Verdict
+from quantcheck.measurement import kind_of
+from quantcheck.record import GateRecord, RunRecord
+from quantcheck.report.figures import arrow, figure, signed
+
+ACCEPT = "accept with the same command and --snapshot-update"
+
+
+def lines(run: RunRecord) -> Iterator[tuple[str, str]]:
+    """Lines and their style (``red``, ``green``, ``yellow`` or empty), in printing order."""
+    red = [gate for gate in run.gates if not gate.verdict.green]
+    if red:
+        yield from ((line, "red") for line in _failures(red))
+        yield "", ""
+    for model, gates in groupby(sorted(run.gates, key=lambda gate: gate.model), key=lambda gate: gate.model):
+        yield from _model_tables(model, list(gates))
+    improved = [gate for gate in run.gates if gate.verdict is Verdict.IMPROVED and not gate.accepted]
+    for gate in improved:
+        yield f"IMPROVED {gate.id}: {gate.reasons[0]}", "yellow"
+    yield from ((line, "yellow") for line in accepted_lines(run.gates))
+    yield summary(run), "red" if red else "green"
+    if any(gate.verdict is Verdict.NO_BASELINE for gate in red):
+        yield f"No baseline yet for {_listed(red, Verdict.NO_BASELINE)}: review the figures above, then {ACCEPT}.", "yellow"
+
+
+def summary(run: RunRecord) -> str:
+    """One sentence: how many gates, and how they ended."""
+    counts = ", ".join(f"{number} {verdict}" for verdict, number in run.counts().items())
+    return f"{len(run.gates)} gates: {counts or 'none'}"
+
+
+def accepted_lines(gates: Sequence[GateRecord]) -> Iterator[str]:
+    """One line for each baseline that this run stored, old and new figure."""
+    for gate in gates:
+        if gate.accepted:
+            yield f"accepted {gate.id} ({gate.tier}): {gate.accepted}"
+
+
+def _failures(gates: Sequence[GateRecord]) -> Iterator[str]:
+    rows = [("verdict", "gate", "measured", "reference", "worse ± se (n)", "floor", "drift", "margin")]
+    for gate in gates:
+        rows.append(
+            (
+                gate.verdict.value,
+                gate.id + " " + arrow(gate.higher_is_better),
+                figure(gate.metric, gate.value),
+                figure(gate.metric, gate.reference),
+                f"{signed(gate.worse)} ± {signed(gate.worse_stderr)} ({gate.n})",
+                "none" if gate.floor is None else f"{gate.floor:.3g}",
+                signed(gate.drift),
+                "-" if gate.drift_margin is None else f"{gate.drift_margin:.3g}",
+            )
+        )
+    yield from _columns(rows)
+
+
+def _model_tables(model: str, gates: Sequence[GateRecord]) -> Iterator[tuple[str, str]]:
+    metrics = sorted({gate.metric for gate in gates}, key=_metric_order)
+    for collapsed in (False, True):
+        section = [gate for gate in gates if gate.collapsed is collapsed]
+        if not section:
+            continue
+        yield f"{model}: {'declared collapsed (no floor; drift, artifact and finiteness gate)' if collapsed else 'usable'}", ""
+        shown = [metric for metric in metrics if any(gate.metric == metric for gate in section)]
+        rows = [("spec", *(f"{metric} {arrow(kind_of(metric).higher_is_better)}" for metric in shown), "verdict")]
+        rows.append(("full precision", *(_reference(section, metric) for metric in shown), ""))
+        for spec, row in groupby(sorted(section, key=lambda gate: gate.spec), key=lambda gate: gate.spec):
+            rows.append(_spec_row(spec, list(row), shown))
+        yield from ((line, "") for line in _columns(rows))
+        yield "", ""
+
+
+def _spec_row(spec: str, gates: Sequence[GateRecord], metrics: Sequence[str]) -> tuple[str, ...]:
+    by_metric = {gate.metric: gate for gate in gates}
+    cells = [figure(metric, by_metric[metric].value) if metric in by_metric else "" for metric in metrics]
+    bad = sorted({gate.verdict.value for gate in gates if not gate.verdict.green})
+    return (spec, *cells, ", ".join(bad) or "pass")
+
+
+def _reference(gates: Sequence[GateRecord], metric: str) -> str:
+    values = {gate.reference for gate in gates if gate.metric == metric and gate.reference is not None}
+    return figure(metric, values.pop()) if len(values) == 1 else "-"
+
+
+def _metric_order(metric: str) -> tuple[int, str]:
+    return (["bpw", "ppl", "kld", "top1", "acc"].index(kind_of(metric).name), metric)
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _listed(gates: Sequence[GateRecord], verdict: Verdict) -> str:
+    models = sorted({gate.model for gate in gates if gate.verdict is verdict})
+    return ", ".join(models)

@@ -1,0 +1,293 @@
+"""Where the work happens: load, quantize, measure, each once, through the disk cache.
+
+Nothing here knows of pytest or of verdicts. What is cached is keyed by everything it depends on: weights, tokenizer, spec, method
+and metric code, texts and tasks, calibration, dtype, device kind, seed and library versions.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from quantcheck.artifact_facts import ArtifactFacts, LayerFacts
+from quantcheck.cache import Cache, CacheKey
+from quantcheck.errors import DataError
+from quantcheck.measurement import Measurement, digest, measurement
+from quantcheck.methods import METHODS
+from quantcheck.methods.artifact import Artifact, inspect, quantize
+from quantcheck.metrics.catalog import MetricPlan
+from quantcheck.metrics.measure import Workload, measure, prepare
+from quantcheck.metrics.text import ReferenceOutputs
+from quantcheck.models.load import LoadedModel, choose_dtype, load_model, load_tokenizer
+from quantcheck.models.source import ModelSource, resolve_model
+from quantcheck.models.text import TextSource, Windows, calibration_windows, shared_windows
+from quantcheck.progress import Progress
+from quantcheck.provenance import Basis, library_versions, source_digest
+from quantcheck.spec import ModelSpec, QuantSpec
+
+BPW_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Figures:
+    """All measurements of one model, reference or quantized.
+
+    Attributes:
+        measurements: by metric name.
+        facts: what is stored for a quantized model; ``None`` for a reference.
+        seconds: that quantizing and measuring took when it was done.
+        reused: whether it came from the cache.
+    """
+
+    measurements: dict[str, Measurement]
+    facts: ArtifactFacts | None
+    seconds: float
+    reused: bool
+
+
+@dataclass
+class Runner:
+    """Loads, quantizes and measures, keeping at most one quantized model in memory.
+
+    Attributes:
+        cache: for artifacts and measurements.
+        progress: told about long work.
+        device: ``cpu`` or ``cuda``.
+        dtype: ``auto`` or a name of `quantcheck.models.load.DTYPES`.
+        seed: of everything random.
+        plans: what is measured, by model name.
+        calibrations: what calibrated methods read, by model name; ``None`` where there is no text for it.
+    """
+
+    cache: Cache
+    progress: Progress
+    device: str
+    dtype: str
+    seed: int
+    plans: dict[str, MetricPlan]
+    calibrations: dict[str, TextSource | None]
+    _memo: dict[tuple[str, ...], Any] = field(default_factory=dict)
+    _module: tuple[tuple[str, str], nn.Module] | None = None
+
+    def source(self, model: ModelSpec) -> ModelSource:
+        """The model's files."""
+        return self._once(("source", model.name), lambda: resolve_model(model))
+
+    def loaded(self, model: ModelSpec) -> LoadedModel:
+        """The full-precision model, loaded once."""
+        return self._once(("loaded", model.name), lambda: self._load(model))
+
+    def workload(self, model: ModelSpec) -> Workload:
+        """The items to measure on, tokenized and checked; needs the tokenizer only.
+
+        Raises:
+            DataError: a text or task cannot be used, or shares windows with the calibration text.
+        """
+        return self._once(("workload", model.name), lambda: self._prepare(model))
+
+    def calibration(self, model: ModelSpec) -> Windows:
+        """The calibration windows; raises `DataError` when there is no text for them, or it is too short."""
+        return self._once(("calibration", model.name), lambda: self._calibrate(model))
+
+    def artifact(self, model: ModelSpec, spec: QuantSpec) -> Artifact:
+        """The packed weights of one spec: from the cache, or quantized now."""
+        path = self.cache.get_or_create(self._artifact_key(model, spec), lambda folder: self._quantize(model, spec, folder))
+        return Artifact.load(path / "artifact.safetensors")
+
+    def module(self, model: ModelSpec, spec: QuantSpec) -> nn.Module:
+        """A model that computes with the decoded weights of one spec."""
+        key = (model.name, str(spec))
+        if self._module is None or self._module[0] != key:
+            self._module = None
+            module = self.artifact(model, spec).apply(self.loaded(model).fresh()).eval()
+            self._module = (key, module)
+        return self._module[1]
+
+    def reference(self, model: ModelSpec) -> Figures:
+        """The full-precision model's measurements."""
+        return self._once(("reference", model.name), lambda: self._figures(model, None))
+
+    def figures(self, model: ModelSpec, spec: QuantSpec) -> Figures:
+        """One quantized model's measurements and facts, ``bpw`` among them."""
+        return self._once(("figures", model.name, str(spec)), lambda: self._figures(model, spec))
+
+    def basis(self, model: ModelSpec, spec: QuantSpec) -> Basis:
+        """What the figures of one spec depend on beside items, protocol and version of the metric."""
+        source = self.source(model)
+        calibrated = METHODS.entry(spec.method).capabilities.calibrated
+        return Basis(
+            device=self.device,
+            dtype=self._dtype(model),
+            model=source.model_digest,
+            tokenizer=source.tokenizer_digest,
+            calibration=self.calibration(model).digest if calibrated else "",
+            method_version=_method_version(spec),
+            seed=self.seed,
+        )
+
+    def _once(self, key: tuple[str, ...], make: Callable[[], Any]) -> Any:
+        """Make something once; a failure is remembered too, so that a hundred gates do not fail slowly one by one."""
+        if key not in self._memo:
+            try:
+                self._memo[key] = (make(), None)
+            except Exception as error:
+                self._memo[key] = (None, error)
+        value, failure = self._memo[key]
+        if failure is not None:
+            raise failure
+        return value
+
+    def _load(self, model: ModelSpec) -> LoadedModel:
+        return load_model(model, device=self.device, dtype=self.dtype)
+
+    def _dtype(self, model: ModelSpec) -> str:
+        return choose_dtype(self.dtype, device=self.device, stored=self.source(model).stored_dtype)
+
+    def _prepare(self, model: ModelSpec) -> Workload:
+        source = self.source(model)
+        return prepare(self.plans[model.name], self._tokenizer(model), source.context_length)
+
+    def _tokenizer(self, model: ModelSpec) -> Any:
+        return self._once(("tokenizer", model.name), lambda: load_tokenizer(self.source(model)))
+
+    def _calibrate(self, model: ModelSpec) -> Windows:
+        text = self.calibrations[model.name]
+        if text is None:
+            raise DataError(f"model {model}: calibrated methods need a text: --quantcheck-calibration FILE, or leave them out with --quantcheck-methods")
+        windows = calibration_windows(text, self._tokenizer(model), self.source(model).context_length)
+        for evaluation in self.workload(model).windows:
+            if shared := shared_windows(windows, evaluation):
+                raise DataError(
+                    f"model {model}: {len(shared)} calibration windows of {text.path.name} occur in the text {evaluation.name}, window {shared[0]} first: "
+                    "a model calibrated on what it is measured on looks better than it is; use another calibration text"
+                )
+        return windows
+
+    def _figures(self, model: ModelSpec, spec: QuantSpec | None) -> Figures:
+        seconds: list[float] = []
+
+        def create(folder: Path) -> None:
+            began = time.perf_counter()
+            figures = self._measure(model, spec)
+            seconds.append(time.perf_counter() - began)
+            (folder / "figures.json").write_text(_dumps(replace(figures, seconds=seconds[0])), encoding="utf-8")
+
+        path = self.cache.get_or_create(self._figures_key(model, spec), create)
+        return replace(_loads((path / "figures.json").read_text(encoding="utf-8")), reused=not seconds)
+
+    def _measure(self, model: ModelSpec, spec: QuantSpec | None) -> Figures:
+        workload = self.workload(model)
+        stages = len(workload.windows) + (workload.tasks is not None) + (spec is not None)
+        with self.progress.task(f"{model} {spec or 'full precision'}", stages) as update:
+            if spec is None:
+                return Figures(measure(self.loaded(model).model, workload, progress=update), None, 0.0, False)
+            module = self.module(model, spec)
+            facts = inspect(module)
+            measured = measure(module, workload, reference=self._outputs(model), progress=update)
+        return Figures(measured, facts, 0.0, False)
+
+    def _outputs(self, model: ModelSpec) -> ReferenceOutputs:
+        return self._once(("outputs", model.name), lambda: ReferenceOutputs(self.loaded(model).model))
+
+    def _quantize(self, model: ModelSpec, spec: QuantSpec, folder: Path) -> None:
+        loaded = self.loaded(model)
+        calibrated = METHODS.entry(spec.method).capabilities.calibrated
+        calibration = torch.from_numpy(self.calibration(model).inputs.copy()) if calibrated else None
+        with self.progress.task(f"{model} {spec}") as update:
+            quantize(
+                loaded.fresh(),
+                spec,
+                scale_dtype=_scale_dtype(loaded.stored_dtype),
+                calibration=None if calibration is None else calibration.to(self.device),
+                seed=self.seed,
+                progress=lambda _, done, total: update("quantizing", done, total),
+            ).save(folder / "artifact.safetensors")
+
+    def _artifact_key(self, model: ModelSpec, spec: QuantSpec) -> CacheKey:
+        basis = asdict(self.basis(model, spec))
+        return CacheKey.of(
+            "artifact", spec=str(spec), stored=self.source(model).stored_dtype, code=_code(spec), libraries=self._libraries, **basis
+        )
+
+    def _figures_key(self, model: ModelSpec, spec: QuantSpec | None) -> CacheKey:
+        plan = self.plans[model.name]
+        parts: dict[str, Any] = {"plan": digest([_portable(plan)]), "files": _files_digest(plan), "libraries": self._libraries}
+        if spec is not None:
+            artifact = self._artifact_key(model, spec)
+            return CacheKey.of("measurement", artifact=artifact.digest, **parts)
+        source = self.source(model)
+        return CacheKey.of(
+            "reference",
+            model=source.model_digest,
+            tokenizer=source.tokenizer_digest,
+            dtype=self._dtype(model),
+            device=self.device,
+            code=source_digest(),
+            **parts,
+        )
+
+    @cached_property
+    def _libraries(self) -> str:
+        return digest(f"{name}={version}" for name, version in sorted(library_versions().items()))
+
+
+def bits_per_weight(facts: ArtifactFacts) -> tuple[Measurement, Measurement]:
+    """The ``bpw`` metric: bits counted from the stored tensors, and the nominal ones as its reference."""
+    items = digest(facts.expected_layers)
+    protocol = "all bits of all stored tensors over the weights of the decoder Linears"
+    stored = measurement("bpw", [facts.bpw], items, protocol, BPW_VERSION)
+    return stored, measurement("bpw", [facts.nominal_bits], items, protocol, BPW_VERSION)
+
+
+def _scale_dtype(stored: str) -> torch.dtype:
+    return torch.float32 if stored == "float32" else torch.float16
+
+
+def _method_version(spec: QuantSpec) -> int:
+    return int(METHODS.resolve(spec.method).version)
+
+
+def _code(spec: QuantSpec) -> str:
+    return source_digest(METHODS.resolve(spec.method))
+
+
+def _portable(plan: MetricPlan) -> str:
+    """The plan as text, without the folders its files happen to lie in."""
+    raw = asdict(plan)
+    for text in raw["texts"]:
+        text["source"]["path"] = text["source"]["path"].name
+    if raw["tasks"]:
+        raw["tasks"]["folder"] = raw["tasks"]["folder"].name
+    return json.dumps(raw, sort_keys=True)
+
+
+def _files_digest(plan: MetricPlan) -> str:
+    paths = [text.source.path for text in plan.texts]
+    if plan.tasks:
+        paths += sorted(path for path in plan.tasks.folder.iterdir() if path.is_file())
+    return digest(part for path in paths for part in (path.name, path.read_bytes()))
+
+
+def _dumps(figures: Figures) -> str:
+    raw = asdict(figures)
+    for entry in raw["measurements"].values():
+        entry["outcomes"] = entry["outcomes"].tolist()
+    return json.dumps(raw)
+
+
+def _loads(text: str) -> Figures:
+    raw = json.loads(text)
+    facts = raw["facts"]
+    if facts is not None:
+        layers = tuple(LayerFacts(**layer) for layer in facts["layers"])
+        facts = ArtifactFacts(tuple(facts["expected_layers"]), layers)
+    measured = {name: measurement(**entry) for name, entry in raw["measurements"].items()}
+    return Figures(measured, facts, raw["seconds"], raw["reused"])

@@ -1,0 +1,255 @@
+"""One run: which gates it has, what they are compared with, and how one is decided."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import quantcheck
+from quantcheck.baseline import BaselineFile, Figure, read_baseline
+from quantcheck.errors import DataError
+from quantcheck.gate import AcceptedFigure, Evidence, judge
+from quantcheck.measurement import Measurement, PairedDifference
+from quantcheck.methods import METHODS
+from quantcheck.metrics.catalog import MetricPlan, builtin_calibration, plan_metrics
+from quantcheck.models.text import TextSource
+from quantcheck.options import Settings
+from quantcheck.plan import Cell, Matrix, cells, exact_spec, matrix
+from quantcheck.policy import Policy, read_policy
+from quantcheck.provenance import library_versions, machine
+from quantcheck.record import GateRecord, RunRecord, figure_fields
+from quantcheck.report.figures import figure as shown
+from quantcheck.spec import ModelSpec, QuantSpec
+
+if TYPE_CHECKING:
+    from syrupy.assertion import SnapshotAssertion
+
+    from quantcheck.runner import Runner
+
+BPW = "bpw"
+DEVICES = ("cpu", "cuda")
+ENTRY_POINTS = "quantcheck.methods"
+USER_CALIBRATION_WINDOWS = 128
+
+
+class GateSession:
+    """What a run was asked for: its matrix, baselines and policy, and how one of its gates is decided."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._files: dict[tuple[str, str, str], BaselineFile | None] = {}
+
+    @cached_property
+    def matrix(self) -> Matrix:
+        """The selected specs; raises `SpecError` when there is none."""
+        return matrix(METHODS, self.settings.tier, self.settings.specs, self.settings.methods)
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        """Every gate of the matrix, and every accepted figure that the matrix should have covered and does not."""
+        planned = cells(self.settings.models, self.matrix.specs, {model.name: self.metrics(model) for model in self.settings.models})
+        vanished = [
+            Cell(model, spec, metric)
+            for model in self.settings.models
+            for spec in self.matrix.specs
+            for metric in self._vanished(model, spec)
+        ]
+        return (*planned, *vanished)
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The margins: the user's own policy file, else the packaged one."""
+        paths = [root / "policy.toml" for root in self.roots]
+        return read_policy(next((path for path in paths if path.is_file()), paths[-1]))
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """Where accepted figures are looked up, in this order; only the first is ever written to."""
+        packaged = packaged_folder("baselines")
+        return (self.settings.baselines, *([packaged] if packaged.resolve() != self.settings.baselines.resolve() else []))
+
+    @cached_property
+    def device(self) -> str:
+        """The kind of device that models run on; imports torch."""
+        import torch
+
+        if self.settings.device != "auto":
+            return self.settings.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    def plan(self, model: ModelSpec) -> MetricPlan:
+        """What is measured on a model."""
+        return plan_metrics(model, self.settings.tier, self.texts())
+
+    def metrics(self, model: ModelSpec) -> tuple[str, ...]:
+        """The metrics gated on a model: bits per weight, then what is measured."""
+        return (BPW, *self.plan(model).metrics)
+
+    def texts(self) -> tuple[TextSource, ...]:
+        """The user's texts as options describe them."""
+        settings = self.settings
+        return tuple(self._text(path.stem, path, settings.windows) for path in settings.texts)
+
+    def calibration(self, model: ModelSpec) -> TextSource | None:
+        """What calibrated methods read; ``None`` where the user gave no text for a model of their own."""
+        settings = self.settings
+        if model.builtin:
+            return builtin_calibration(settings.tier)
+        if settings.calibration is None:
+            return None
+        return self._text("calibration", settings.calibration, settings.calibration_windows or USER_CALIBRATION_WINDOWS)
+
+    def spec(self, text: str | QuantSpec) -> QuantSpec:
+        """A spec by its id, checked against its method; raises `SpecError` with a suggestion."""
+        return exact_spec(METHODS, str(text))
+
+    def model(self, name: str | ModelSpec | None) -> ModelSpec:
+        """A model of this run by its name; the only one when ``name`` is ``None``."""
+        models = {model.name: model for model in self.settings.models}
+        if isinstance(name, ModelSpec):
+            name = name.name
+        if name is None and len(models) == 1:
+            return self.settings.models[0]
+        if name not in models:
+            raise DataError(f"no model {name!r} in this run; it has {', '.join(models)}: name one, or add it with --quantcheck-model")
+        return models[name]
+
+    def baseline_file(self, model: str, device: str, spec: str) -> BaselineFile | None:
+        """The accepted figures of a spec, read once a run (an update reads anew)."""
+        key = (model, device, spec)
+        if key not in self._files:
+            self._files[key] = read_baseline(self.roots, model, device, spec)
+        return self._files[key]
+
+    def decide(self, runner: Runner, cell: Cell, snapshot: SnapshotAssertion) -> GateRecord:
+        """Measure one gate, judge it, and accept it when asked to."""
+        from quantcheck.runner import bits_per_weight
+
+        figures, reference = runner.figures(cell.model, cell.spec), runner.reference(cell.model)
+        measured, compared = figures.measurements.get(cell.metric), reference.measurements.get(cell.metric)
+        if cell.metric == BPW and figures.facts is not None:
+            measured, compared = bits_per_weight(figures.facts)
+        basis = runner.basis(cell.model, cell.spec)
+        file = self.baseline_file(cell.model.name, runner.device, str(cell.spec))
+        figure = file.get(self.settings.tier, cell.metric) if file else None
+        baseline = figure.accepted(measured, file.made[figure.made], basis) if file and figure else None
+        bounds = self.policy.bounds(str(cell.spec), cell.metric)
+        evidence = Evidence(cell.metric, measured, compared, figures.facts, baseline, bounds)
+        judgement = judge(evidence)
+        accepted = None
+        if self.settings.update and measured is not None and judgement.verdict.updatable:
+            judgement = judge(replace(evidence, baseline=AcceptedFigure(measured.mean)))
+            if judgement.verdict.green:
+                accepted = self._accept(cell, runner, measured, judgement.difference, figure, snapshot)
+        facts = figures.facts
+        return GateRecord(
+            model=cell.model.name,
+            spec=str(cell.spec),
+            metric=cell.metric,
+            tier=self.settings.tier,
+            device=runner.device,
+            dtype=basis.dtype,
+            baseline=figure.value if figure and not accepted else None,
+            bpw=facts.bpw if facts and facts.layers else None,
+            nominal_bits=facts.nominal_bits if facts and facts.layers else None,
+            seconds=0.0 if figures.reused else figures.seconds,
+            accepted=accepted,
+            **figure_fields(judgement, bounds, measured, compared),
+        )
+    def run_record(self, records: Sequence[GateRecord]) -> RunRecord:
+        """The record of the run, from the records of all workers: failures first, then by id."""
+        gates = sorted(records, key=lambda gate: (gate.verdict.green, gate.id))
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return RunRecord(now, quantcheck.__version__, self.header(), library_versions(), machine(), gates)
+
+    def header(self) -> dict[str, Any]:
+        """What is under test, as data."""
+        settings = self.settings
+        return {
+            "tier": settings.tier,
+            "models": {model.name: {"source": model.source if model.builtin else Path(model.source).name, "revision": model.revision} for model in settings.models},
+            "seed": settings.seed,
+            "texts": [text.name for text in settings.texts],
+            "specs": len(self.matrix.specs),
+            "gates": len(self.cells),
+            "unsupported": self.matrix.unsupported,
+            "update": settings.update,
+        }
+
+    def header_lines(self) -> list[str]:
+        """What is under test, for people."""
+        settings, found = self.settings, self.matrix
+        models = ", ".join(f"{model.name} ({model.source})" if model.name != model.source else model.name for model in settings.models)
+        return [
+            f"quantcheck {quantcheck.__version__}: {models} | tier {settings.tier} | device {settings.device} | dtype {settings.dtype} | seed {settings.seed}",
+            f"quantcheck matrix: {len(found.specs)} specs of {', '.join(dict.fromkeys(spec.method for spec in found.specs))}, {len(self.cells)} gates, "
+            f"{found.unsupported} unsupported combinations left out",
+            f"quantcheck baselines: {settings.baselines} | policy {self.policy.path} | cache {settings.cache or 'default'}",
+        ]
+
+    def _text(self, name: str, path: Path, windows: int | None) -> TextSource:
+        settings = self.settings
+        return TextSource(name, path, settings.text_separator, settings.text_bos, windows, settings.window)
+
+    def _vanished(self, model: ModelSpec, spec: QuantSpec) -> list[str]:
+        """Accepted metrics that this run should have produced: all of the built-in model's, and those on the texts that were given."""
+        planned = self.metrics(model)
+        texts = {text.name for text in self.texts()}
+        files = [self.baseline_file(model.name, device, str(spec)) for device in DEVICES]
+        stored = dict.fromkeys(metric for file in files if file for metric in file.metrics(self.settings.tier))
+        return [metric for metric in stored if metric not in planned and (model.builtin or metric.partition("/")[2] in texts)]
+
+    def _accept(
+        self, cell: Cell, runner: Runner, measured: Measurement, difference: PairedDifference | None, old: Figure | None, snapshot: SnapshotAssertion
+    ) -> str:
+        from quantcheck.snapshot import accept
+
+        assert difference is not None
+        basis = runner.basis(cell.model, cell.spec)
+        date = datetime.datetime.now(datetime.UTC).date().isoformat()
+        made = {"basis": asdict(basis), "date": date, "libraries": library_versions(), "machine": machine(), "quantcheck": quantcheck.__version__}
+        new = Figure(
+            mean=measured.mean,
+            value=measured.value,
+            stderr=_finite(measured.stderr),
+            n=measured.n,
+            worse=difference.mean,
+            worse_stderr=_finite(difference.stderr),
+            items=measured.items,
+            protocol=measured.protocol,
+            version=measured.version,
+            made=basis.key,
+        )
+        address = (cell.model.name, runner.device, str(cell.spec), self.settings.tier, cell.metric)
+        accept(snapshot, self.settings.baselines, address, new, made)
+        before = shown(cell.metric, old.value) if old else "none"
+        return f"{before} -> {shown(cell.metric, measured.value)}"
+
+
+def register_entry_points() -> list[str]:
+    """Register the methods of installed packages (entry point group ``quantcheck.methods``) and return their names.
+
+    An entry point names an object with ``capabilities`` and the `quantcheck.methods.base.Method` protocol.
+    """
+    names = []
+    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
+        target = point.load()
+        origin = point.dist.name if point.dist else point.value
+        METHODS.register(point.name, target, target.capabilities, origin=origin)
+        names.append(point.name)
+    return names
+
+
+def packaged_folder(name: str) -> Path:
+    """A folder that the package ships: inside it when installed, beside it in a source checkout."""
+    inside = Path(quantcheck.__file__).parent / name
+    return inside if inside.is_dir() else inside.parent.parent / name
+
+
+def _finite(number: float) -> float | None:
+    return number if number == number else None

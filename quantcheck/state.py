@@ -1,0 +1,226 @@
+"""What one pytest run holds: the session, the runner with its cache, the progress line. Glue between hooks and objects without pytest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import pytest
+
+from quantcheck.cache import Cache, default_root
+from quantcheck.errors import DataError
+from quantcheck.methods import METHODS
+from quantcheck.options import read_settings
+from quantcheck.plan import Cell
+from quantcheck.preflight import preflight
+from quantcheck.progress import Progress, choose_mode
+from quantcheck.provenance import machine
+from quantcheck.record import GateRecord
+from quantcheck.report.message import message
+from quantcheck.report.terminal import lines
+from quantcheck.session import GateSession, register_entry_points
+from quantcheck.spec import ModelSpec, QuantSpec
+
+if TYPE_CHECKING:
+    from syrupy.assertion import SnapshotAssertion
+    from torch import nn
+
+    from quantcheck.artifact_facts import ArtifactFacts
+    from quantcheck.methods.artifact import Artifact
+    from quantcheck.runner import Runner
+
+RECORDS = pytest.StashKey[list[GateRecord]]()
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """A model quantized by a spec; what is expensive is made when it is looked at."""
+
+    state: State
+    model: ModelSpec
+    spec: QuantSpec
+
+    @property
+    def artifact(self) -> Artifact:
+        """The packed tensors, as they would be shipped."""
+        return self.state.runner.artifact(self.model, self.spec)
+
+    @property
+    def facts(self) -> ArtifactFacts | None:
+        """What was found in the model: quantized layers, stored and nominal bits."""
+        return self.state.runner.figures(self.model, self.spec).facts
+
+    @property
+    def module(self) -> nn.Module:
+        """A transformers model that computes with the decoded weights; read it, do not train it."""
+        return self.state.runner.module(self.model, self.spec)
+
+
+class State:
+    """Made once a run and process; raises `QuantcheckError` when an option cannot be used."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.session = GateSession(read_settings(config))
+        before = set(METHODS.names())
+        try:
+            register_entry_points()
+            config.hook.pytest_quantcheck_register_methods(methods=METHODS)
+        finally:
+            self._registered = [name for name in METHODS.names() if name not in before]
+        self.progress = self._make_progress()
+        worker = getattr(config, "workerinput", {})
+        self._own_folder = not worker
+        self.run_folder: str = worker.get("quantcheck_run_folder") or tempfile.mkdtemp(prefix="quantcheck-")
+
+    def close(self) -> None:
+        """Release the cache and take back what this run registered."""
+        if "cache" in self.__dict__:
+            self.cache.close()
+        for name in self._registered:
+            METHODS.unregister(name)
+        if self._own_folder:
+            shutil.rmtree(self.run_folder, ignore_errors=True)
+
+    @cached_property
+    def cache(self) -> Cache:
+        """The disk cache; raises `CacheError` when its folder cannot be used."""
+        where = self.session.settings.cache
+        if where == "off":
+            return Cache.temporary(Path(self.run_folder))
+        return Cache.open(Path(where) if where else default_root(os.environ))
+
+    @cached_property
+    def runner(self) -> Runner:
+        """What loads, quantizes and measures; imports torch and transformers."""
+        from quantcheck.runner import Runner
+
+        session, settings = self.session, self.session.settings
+        models = settings.models
+        return Runner(
+            cache=self.cache,
+            progress=self.progress,
+            device=session.device,
+            dtype=settings.dtype,
+            seed=settings.seed,
+            plans={model.name: session.plan(model) for model in models},
+            calibrations={model.name: session.calibration(model) for model in models},
+        )
+
+    def check(self) -> None:
+        """Check everything that the whole matrix needs, before anything is collected."""
+        preflight(self.session, self.session.cells)
+        self.cache  # noqa: B018  # opening it probes the folder
+
+    def list_gates(self) -> int:
+        """Print every gate with its marks; the exit code."""
+        writer = self.config.get_terminal_writer()
+        for cell in self.session.cells:
+            writer.line(f"{cell.id}  {' '.join((*cell.marks, f'bits(w={cell.spec.whole_bits})'))}")
+        for line in self.session.header_lines():
+            writer.line(line)
+        return 0
+
+    def check_selection(self, items: Sequence[pytest.Item]) -> None:
+        """Check the gates that were selected; raises `DataError` when gates were collected and none was."""
+        cells = [cell for cell in map(_cell, items) if cell is not None]
+        if not items:
+            expression = f"-m {self.config.getoption('markexpr')!r} -k {self.config.getoption('keyword')!r}"
+            raise DataError(f"nothing is selected: {expression} left none of {len(self.session.cells)} gates; see --quantcheck-list")
+        if not cells:
+            return
+        preflight(self.session, cells)
+        runner = self.runner
+        specs = {(cell.model.name, str(cell.spec)): cell for cell in cells}
+        self.progress.tasks = len(specs) + len({cell.model.name for cell in cells})
+        for cell in specs.values():
+            runner.workload(cell.model)
+            runner.basis(cell.model, cell.spec)
+
+    def quantized(self, spec: str, model: str | None = None) -> QuantizedModel:
+        """The model that ``spec`` makes of ``model``."""
+        return QuantizedModel(self, self.session.model(model), self.session.spec(spec))
+
+    def decide(self, item: pytest.Item, model: QuantizedModel, metric: str, snapshot: SnapshotAssertion) -> GateRecord:
+        """Decide one gate and keep its record with the test that asked for it."""
+        record = self.session.decide(self.runner, Cell(model.model, model.spec, metric), snapshot)
+        item.stash.setdefault(RECORDS, []).append(record)
+        return record
+
+    def failure(self, records: Sequence[GateRecord]) -> str:
+        """The message of the gates that are not green."""
+        return "\n\n".join(message(record, machine()) for record in records if not record.verdict.green)
+
+    def annotate(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """Attach records to the report that ends the test; a gate without a verdict fails."""
+        if report.when == "teardown":
+            return
+        records = item.stash.get(RECORDS, [])
+        if report.when == "call":
+            report.quantcheck = [record.to_json() for record in records]  # type: ignore[attr-defined]
+        silent = report.skipped or (report.when == "call" and report.passed and not records)
+        if silent and not hasattr(report, "wasxfail"):
+            how = "was skipped" if report.skipped else "ended without a verdict"
+            report.outcome = "failed"
+            report.longrepr = f"{item.nodeid} asked for a gate and {how}: nothing passes by absence"
+
+    def write_reports(self, raw: Sequence[dict[str, Any]]) -> None:
+        """Write every report that was asked for."""
+        for target in self.session.settings.reports:
+            target.write(self.session.run_record(_records(raw)))
+
+    def print_summary(self, reporter: pytest.TerminalReporter, raw: Sequence[dict[str, Any]]) -> None:
+        """Print the table, failures first."""
+        reporter.section("quantcheck")
+        for text, colour in lines(self.session.run_record(_records(raw))):
+            reporter.write_line(text, **({colour: True} if colour else {}))
+
+    def _make_progress(self) -> Progress:
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        mode = choose_mode(
+            self.session.settings.progress,
+            isatty=sys.stdout.isatty(),
+            verbosity=self.config.get_verbosity(),
+            ci=os.environ.get("CI", ""),
+            worker=hasattr(self.config, "workerinput"),
+        )
+        newline = getattr(reporter, "ensure_newline", lambda: None)
+        return Progress(_Uncaptured(self.config), mode, newline=newline)
+
+
+class _Uncaptured:
+    """A stream to the terminal past pytest's capturing."""
+
+    encoding = getattr(sys.stdout, "encoding", None)
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._writer = config.get_terminal_writer()
+        self._capture = config.pluginmanager.get_plugin("capturemanager")
+
+    def write(self, text: str) -> int:
+        if self._capture is None:
+            self._writer.write(text, flush=True)
+            return len(text)
+        with self._capture.global_and_fixture_disabled():
+            self._writer.write(text, flush=True)
+        return len(text)
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+
+def _cell(item: pytest.Item) -> Cell | None:
+    callspec = getattr(item, "callspec", None)
+    found = callspec.params.get("quantcheck_cell") if callspec else None
+    return found if isinstance(found, Cell) else None
+
+
+def _records(raw: Sequence[dict[str, Any]]) -> list[GateRecord]:
+    return [GateRecord.from_json(entry) for entry in raw]
