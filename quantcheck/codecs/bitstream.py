@@ -42,7 +42,8 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     _check(codes, "codes", bits)
     if codes.numel() and int(codes.max()) >> bits:
         raise CodecError(
-            f"codes of {bits} bits must lie in 0..{(1 << bits) - 1}, got {int(codes.max())} in a matrix of shape {tuple(codes.shape)}"
+            f"codes of {bits} bits must lie in 0..{(1 << bits) - 1}, "
+            f"got {int(codes.max())} in a matrix of shape {tuple(codes.shape)}"
         )
     rows, cols = codes.shape
     lanes = _split(codes, CODES_PER_WORD)
@@ -64,16 +65,16 @@ def unpack(packed: Tensor, bits: int, cols: int) -> Tensor:
     rows, width = packed.shape
     if cols < 0 or width != packed_width(cols, bits):
         raise CodecError(
-            f"{cols} codes of {bits} bits take {packed_width(cols, bits)} bytes a row, got packed codes of shape {tuple(packed.shape)}"
+            f"{cols} codes of {bits} bits take {packed_width(cols, bits)} bytes a row, "
+            f"got packed codes of shape {tuple(packed.shape)}"
         )
     stream = _split(packed, bits)
     words = torch.zeros(stream.shape[:2], dtype=torch.int64, device=packed.device)
     for byte in range(bits):
         words |= stream[:, :, byte].to(torch.int64) << 8 * byte
     mask = (1 << bits) - 1
-    lanes = torch.stack([words >> lane * bits & mask for lane in range(CODES_PER_WORD)], dim=2).to(
-        torch.uint8
-    )
+    codes = [words >> lane * bits & mask for lane in range(CODES_PER_WORD)]
+    lanes = torch.stack(codes, dim=2).to(torch.uint8)
     return lanes.reshape(rows, lanes.shape[1] * CODES_PER_WORD)[:, :cols].contiguous()
 
 

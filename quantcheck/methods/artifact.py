@@ -1,4 +1,4 @@
-"""The artifact of one quantization: packed weights by layer, one safetensors file, and the model that computes with them."""
+"""The artifact of one quantization: packed weights by layer, in one file, and the model that uses them."""
 
 from __future__ import annotations
 
@@ -83,9 +83,7 @@ class Artifact:
             with safe_open(path, framework="pt") as file:
                 header = json.loads((file.metadata() or {})[METADATA_KEY])
                 if header["version"] != FILE_VERSION:
-                    raise QuantizationError(
-                        f"{path} is an artifact of version {header['version']}, not {FILE_VERSION}; quantize again"
-                    )
+                    raise ValueError(f"file version {header['version']}, not {FILE_VERSION}")
                 stored = {key: file.get_tensor(key) for key in file.keys()}
             return cls(header["spec"], header["method_version"], _weights(header["layers"], stored))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -94,8 +92,10 @@ class Artifact:
             ) from error
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Swap the decoder Linears of ``model``, in place, for quantized ones on the same device; returns
-        ``model``.
+        """Swap the decoder Linears of ``model`` for quantized ones, in place and on their devices.
+
+        Returns:
+            ``model`` itself.
 
         Raises:
             ModelError: the model's decoder Linears are not those of the artifact.
@@ -104,13 +104,15 @@ class Artifact:
         mismatch = sorted(linears.keys() ^ self.weights.keys())
         if mismatch:
             raise ModelError(
-                f"the artifact {self.spec} and the model do not share the decoder Linear {mismatch[0]}; apply it to the model it was made from"
+                f"the artifact {self.spec} and the model do not share the decoder Linear {mismatch[0]}; "
+                "apply it to a fresh copy of the model it was made from"
             )
         for name, linear in linears.items():
             packed = self.weights[name]
             if packed.shape != tuple(linear.weight.shape):
                 raise ModelError(
-                    f"{name} is {tuple(linear.weight.shape)} in the model, {packed.shape} in the artifact {self.spec}"
+                    f"{name} is {tuple(linear.weight.shape)} in the model, {packed.shape} in the artifact "
+                    f"{self.spec}; apply it to a fresh copy of the model it was made from"
                 )
         for name, linear in linears.items():
             quantized = QuantizedLinear(self.weights[name], linear.bias, linear.weight.dtype)
@@ -202,7 +204,8 @@ def _refuse_non_finite(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise ModelError(
-                f"{name} holds NaN or Inf; a model must be finite before it is quantized: check how the checkpoint was saved"
+                f"{name} holds NaN or Inf; a model must be finite before it is quantized: "
+                "check how the checkpoint was saved"
             )
 
 

@@ -51,16 +51,16 @@ class PackedWeight(ABC):
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that is stored, contiguous, by names without dots."""
+        """Return everything that is stored, contiguous, by names without dots."""
 
     @abstractmethod
     def meta(self) -> dict[str, MetaValue]:
-        """The numbers that `from_tensors` needs beside the tensors."""
+        """Return the numbers that `from_tensors` needs beside the tensors."""
 
     @classmethod
     @abstractmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], meta: Mapping[str, MetaValue]) -> PackedWeight:
-        """The inverse of `tensors` and `meta`.
+        """Put back together what `tensors` and `meta` gave.
 
         Raises:
             QuantizationError: the tensors do not fit together.
@@ -68,11 +68,15 @@ class PackedWeight(ABC):
 
     @abstractmethod
     def decode(self) -> Tensor:
-        """The weight that the stored tensors stand for, float32 [out, in]."""
+        """Return the weight that the stored tensors stand for, float32 [out, in]."""
 
     @abstractmethod
     def levels_respected(self, weight: Tensor) -> bool:
-        """Whether ``weight`` [out, in] takes no more distinct values than this format can tell apart where they share a scale."""
+        """Tell whether ``weight`` [out, in] fits this format.
+
+        It does when, wherever weights share a scale, they take no more distinct values than codes can tell
+        apart.
+        """
 
 
 class Method(Protocol):
@@ -122,20 +126,22 @@ def register_format(packed: type[PackedWeight]) -> type[PackedWeight]:
     """
     if _FORMATS.setdefault(packed.format, packed) is not packed:
         raise QuantizationError(
-            f"two packed weights are called {packed.format!r}; rename the format of {packed.__module__}.{packed.__qualname__}"
+            f"two packed weights are called {packed.format!r}; "
+            f"rename the format of {packed.__module__}.{packed.__qualname__}"
         )
     return packed
 
 
 def packed_format(name: str) -> type[PackedWeight]:
-    """The class behind a format name, imported when it is a built-in one.
+    """Return the class behind a format name, imported when it is a built-in one.
 
     Raises:
         QuantizationError: nobody registered that name.
     """
     if name not in _FORMATS:
         raise QuantizationError(
-            f"unknown packed format {name!r}{did_you_mean(name, _FORMATS)}; import the package that registers it"
+            f"unknown packed format {name!r}{did_you_mean(name, _FORMATS)}; "
+            "import the package that registers it"
         )
     target = _FORMATS[name]
     if not isinstance(target, str):

@@ -24,6 +24,7 @@ Left out: ``true-sequential`` (several passes a block) and the grid search ``mse
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +34,7 @@ from quantcheck.errors import SpecError
 from quantcheck.methods.base import PackedWeight
 from quantcheck.methods.grids import Grid, effective_group_size, fit_groups, group_index
 from quantcheck.methods.grouped import GroupedWeight
-from quantcheck.methods.hessian import dead_columns, inverse_factor
+from quantcheck.methods.hessian import dead_columns, inverse_factor, live_diagonal
 from quantcheck.methods.layerwise import HessianMethod
 from quantcheck.spec import QuantSpec
 
@@ -56,14 +57,14 @@ class GptqOptions:
 
     @classmethod
     def of(cls, spec: QuantSpec) -> GptqOptions:
-        """The options that ``spec`` gives.
+        """Read the options that ``spec`` gives.
 
         Raises:
-            SpecError: ``percdamp`` is negative, or ``block_size`` below 1.
+            SpecError: ``percdamp`` is negative or not finite, or ``block_size`` below 1.
         """
         options = cls(**dict(spec.options))  # type: ignore[arg-type]
-        if options.percdamp < 0:
-            raise SpecError(f"{spec}: percdamp must be 0 or more, got {options.percdamp:g}")
+        if not 0 <= options.percdamp < math.inf:
+            raise SpecError(f"{spec}: percdamp must be a number of 0 or more, got {options.percdamp:g}")
         if options.block_size < 1:
             raise SpecError(f"{spec}: block_size must be 1 or more, got {options.block_size}")
         return options
@@ -85,36 +86,28 @@ class Gptq(HessianMethod):
         options, grid = GptqOptions.of(spec), Grid.of(spec, scale_dtype)
         in_features = weight.shape[1]
         group_size = effective_group_size(spec.group_size, in_features)
-        per_channel = group_size == in_features
-
-        dead = dead_columns(hessian)
-        alive = weight.masked_fill(dead, 0)
-        hessian = hessian + torch.diag(dead.to(hessian.dtype))
+        alive = weight.masked_fill(dead_columns(hessian), 0)
         order = torch.arange(in_features, device=weight.device)
         if options.act_order:
-            order = hessian.diagonal().argsort(descending=True, stable=True)
+            order = live_diagonal(hessian).argsort(descending=True, stable=True)
 
-        consecutive = group_index(in_features, group_size, weight.device)
-        fixed = None
-        if per_channel:
-            fixed = grid.fit(weight[:, None])
+        columns, fixed = group_index(in_features, group_size, weight.device), None
+        if group_size == in_features:
+            fixed = fit_groups(grid, weight, group_size)
         elif options.static_groups:
-            fixed = fit_groups(grid, alive, group_size)
-        columns = consecutive[order] if fixed else consecutive
-
-        factor = inverse_factor(hessian[order][:, order], options.percdamp)
+            columns, fixed = columns[order], fit_groups(grid, alive, group_size)
         sweep = _Sweep(grid, columns, group_size, fixed, options.block_size)
-        codes, scales, zero_points = sweep.run(alive[:, order], factor)
+        factor = inverse_factor(hessian, options.percdamp, order)
+        codes, scales, zero_points = sweep.run(alive.T[order], factor)
 
-        unordered = order.argsort()
-        regrouped = options.act_order and fixed is None
+        restore = order.argsort()
         return GroupedWeight.from_codes(
-            codes[:, unordered],
-            scales.to(scale_dtype),
-            zero_points if grid.kind == "asym" else None,
+            codes.T[:, restore],
+            scales.T.to(scale_dtype),
+            zero_points.T if grid.kind == "asym" else None,
             bits=grid.bits,
             group_size=group_size,
-            g_idx=columns[unordered] if regrouped else None,
+            g_idx=columns[restore] if options.act_order and fixed is None else None,
         )
 
 
@@ -122,12 +115,13 @@ class Gptq(HessianMethod):
 class _Sweep:
     """One pass over the columns in the order they come.
 
+    All matrices are transposed, so that a column of the weight is contiguous.
+
     Attributes:
         grid: what to round to.
         columns: the group of each column [in].
         group_size: columns that share a scale.
-        fixed: scales and zero points [out, groups]; ``None``: fit each group when its first column is
-            reached.
+        fixed: scales and zero points [out, groups]; ``None``: fit each group when its first column is reached.
         block_size: columns between two updates of all later columns.
     """
 
@@ -137,22 +131,20 @@ class _Sweep:
     fixed: tuple[Tensor, Tensor] | None
     block_size: int
 
-    def run(self, weight: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes uint8 [out, in], scales and zero points float32 [out, groups]."""
-        # Transposed, so that a column of the weight is contiguous.
-        rest = weight.T.contiguous()
-        in_features, out_features = rest.shape
-        codes = torch.empty(in_features, out_features, dtype=torch.uint8, device=weight.device)
+    def run(self, rest: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Quantize ``rest`` [in, out], which is overwritten.
+
+        Returns:
+            Codes [in, out], and scales and zero points [groups, out].
+        """
+        in_features = rest.shape[0]
+        codes = torch.empty_like(rest, dtype=torch.uint8)
         groups = self.columns.tolist()
-        scales, zero_points = (
-            [t.T.contiguous() for t in self.fixed]
-            if self.fixed
-            else weight.new_empty(2, max(groups) + 1, out_features)
-        )
+        scales, zero_points = self._grids(groups, rest)
         for start in range(0, in_features, self.block_size):
             stop = min(start + self.block_size, in_features)
-            block, block_factor = rest[start:stop].clone(), factor[start:stop, start:stop]
-            diagonal = block_factor.diagonal().tolist()
+            block, within = rest[start:stop].clone(), factor[start:stop, start:stop]
+            pivots = within.diagonal().tolist()
             errors = torch.empty_like(block)
             for i, column in enumerate(block):
                 position = start + i
@@ -161,10 +153,15 @@ class _Sweep:
                     scales[group], zero_points[group] = self.grid.fit(
                         rest[position : position + self.group_size].T
                     )
-                code = self.grid.quantize(column, scales[group], zero_points[group])
-                rounded = scales[group] * (code - zero_points[group])
-                errors[i] = (column - rounded) / diagonal[i]
-                block[i:].addr_(block_factor[i, i:], errors[i], alpha=-1)
-                codes[position] = code
+                codes[position] = self.grid.quantize(column, scales[group], zero_points[group])
+                rounded = scales[group] * (codes[position] - zero_points[group])
+                errors[i] = (column - rounded) / pivots[i]
+                block[i:].addr_(within[i, i:], errors[i], alpha=-1)
             rest[stop:].addmm_(factor[start:stop, stop:].T, errors, alpha=-1)
-        return codes.T.contiguous(), scales.T.contiguous(), zero_points.T.contiguous()
+        return codes, scales, zero_points
+
+    def _grids(self, groups: list[int], rest: Tensor) -> tuple[Tensor, Tensor]:
+        if self.fixed is not None:
+            return self.fixed[0].T.contiguous(), self.fixed[1].T.contiguous()
+        shape = (max(groups) + 1, rest.shape[1])
+        return rest.new_empty(shape), rest.new_empty(shape)

@@ -48,7 +48,7 @@ class Grid:
 
     @classmethod
     def of(cls, spec: QuantSpec, scale_dtype: torch.dtype) -> Grid:
-        """The grid that ``spec`` asks for."""
+        """Return the grid that ``spec`` asks for."""
         return cls(spec.grid, int(spec.bits), scale_dtype)
 
     @property
@@ -87,7 +87,7 @@ class Grid:
         return scale, torch.full_like(scale, centre(self.bits))
 
     def quantize(self, weight: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-        """The uint8 codes of ``weight``; scale and zero point must broadcast against it."""
+        """Return the uint8 codes of ``weight``; scale and zero point must broadcast against it."""
         if self.signs:
             return (weight >= 0).to(torch.uint8)
         codes = (weight / scale).round_().add_(zero_point)
@@ -112,22 +112,29 @@ class Grid:
 
 
 def centre(bits: int) -> float:
-    """The zero point of the symmetric grids, in code units; it is never stored."""
+    """Return the zero point of the symmetric grids, in code units; it is never stored."""
     return float(1 << (bits - 1)) if bits > 1 else 0.5
 
 
 def group_index(in_features: int, group_size: int, device: torch.device | None = None) -> Tensor:
-    """The group of each input column, int64 [in]; the last group may be shorter."""
+    """Return the group of each input column, int64 [in]; the last group may be shorter."""
     return torch.arange(in_features, device=device) // group_size
 
 
 def effective_group_size(group_size: int | None, in_features: int) -> int:
-    """Columns that share a scale: all of them per channel, and where the group is larger than the layer."""
+    """Count the columns that share a scale.
+
+    All of them do per channel (``group_size=None``), and where the group is larger than the layer.
+    """
     return min(group_size or in_features, in_features)
 
 
 def fit_groups(grid: Grid, weight: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
-    """Fit ``grid`` to each row and group of ``weight`` (float32 [out, in]): scales and zero points, float32 [out, groups]."""
+    """Fit ``grid`` to each row and group of ``weight``, float32 [out, in].
+
+    Returns:
+        Scales and zero points, float32 [out, groups].
+    """
     whole = weight.shape[1] // group_size * group_size
     parts = []
     if whole:

@@ -16,6 +16,8 @@ from quantcheck.methods.base import MetaValue, PackedWeight
 from quantcheck.methods.grids import centre, effective_group_size, group_index
 
 SCALE_DTYPES = (torch.float16, torch.float32)
+UINT8 = (torch.uint8,)
+INT32 = (torch.int32,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,18 +46,14 @@ class GroupedWeight(PackedWeight):
     g_idx: Tensor | None = None
 
     def __post_init__(self) -> None:
-        out_features, groups = self.qweight.shape[0], -(-self.in_features // self.group_size)
-        if self.scales.shape != (out_features, groups) or self.scales.dtype not in SCALE_DTYPES:
-            raise QuantizationError(
-                f"scales of {groups} groups and {out_features} rows must be float16 or float32 of shape "
-                f"({out_features}, {groups}), got {self.scales.dtype} of shape {tuple(self.scales.shape)}"
-            )
-        if self.g_idx is not None and (
-            self.g_idx.shape != (self.in_features,) or self.g_idx.dtype != torch.int32
-        ):
-            raise QuantizationError(
-                f"g_idx must be int32 of shape ({self.in_features},), got {self.g_idx.dtype} of shape {tuple(self.g_idx.shape)}"
-            )
+        rows, groups = self.qweight.shape[0], -(-self.in_features // self.group_size)
+        packed = bitstream.packed_width
+        _require("qweight", self.qweight, UINT8, (rows, packed(self.in_features, self.bits)))
+        _require("scales", self.scales, SCALE_DTYPES, (rows, groups))
+        if self.zero_points is not None:
+            _require("zero_points", self.zero_points, UINT8, (packed(rows * groups, self.bits),))
+        if self.g_idx is not None:
+            _require("g_idx", self.g_idx, INT32, (self.in_features,))
 
     @classmethod
     def from_codes(
@@ -88,7 +86,8 @@ class GroupedWeight(PackedWeight):
         if zero_points is not None:
             if zero_points.shape != scales.shape:
                 raise QuantizationError(
-                    f"zero points of shape {tuple(zero_points.shape)} do not fit scales of shape {tuple(scales.shape)}"
+                    f"zero points of shape {tuple(zero_points.shape)} do not fit "
+                    f"scales of shape {tuple(scales.shape)}"
                 )
             packed_zeros = bitstream.pack(zero_points.to(torch.uint8).reshape(1, -1), bits)[0]
         return cls(
@@ -112,7 +111,7 @@ class GroupedWeight(PackedWeight):
         return float(self.bits)
 
     def tensors(self) -> dict[str, Tensor]:
-        """``qweight``, ``scales`` and, where they are stored, ``zero_points`` and ``g_idx``."""
+        """Return ``qweight``, ``scales`` and, where they are stored, ``zero_points`` and ``g_idx``."""
         stored = {
             "qweight": self.qweight,
             "scales": self.scales,
@@ -122,7 +121,7 @@ class GroupedWeight(PackedWeight):
         return {name: tensor for name, tensor in stored.items() if tensor is not None}
 
     def meta(self) -> dict[str, MetaValue]:
-        """``bits``, ``group_size`` and ``in_features``."""
+        """Return ``bits``, ``group_size`` and ``in_features``."""
         return {"bits": self.bits, "group_size": self.group_size, "in_features": self.in_features}
 
     @classmethod
@@ -139,11 +138,11 @@ class GroupedWeight(PackedWeight):
         )
 
     def codes(self) -> Tensor:
-        """The codes, uint8 [out, in]."""
+        """Unpack the codes, uint8 [out, in]."""
         return bitstream.unpack(self.qweight, self.bits, self.in_features)
 
     def zeros(self) -> Tensor | float:
-        """The zero points in code units: uint8 [out, groups], or the symmetric grids' constant."""
+        """Return the zero points in code units: uint8 [out, groups], or the symmetric grids' constant."""
         if self.zero_points is None:
             return centre(self.bits)
         return bitstream.unpack(self.zero_points[None], self.bits, self.scales.numel()).view(
@@ -151,21 +150,29 @@ class GroupedWeight(PackedWeight):
         )
 
     def columns(self) -> Tensor:
-        """The group of each input column, integers [in]."""
+        """Return the group of each input column, integers [in]."""
         if self.g_idx is not None:
             return self.g_idx
         return group_index(self.in_features, self.group_size, self.qweight.device)
 
     def decode(self) -> Tensor:
-        """The weight that the stored tensors stand for, float32 [out, in]."""
+        """Return the weight that the stored tensors stand for, float32 [out, in]."""
         return reference.dequantize(self.codes(), self.scales, self.zeros(), self.columns())
 
     def levels_respected(self, weight: Tensor) -> bool:
-        """Whether each row of each group of ``weight`` takes at most ``2**bits`` values."""
+        """Tell whether each row of each group of ``weight`` takes at most ``2**bits`` values."""
         columns = self.columns()
         return all(
             _most_levels(weight[:, columns == group]) <= 1 << self.bits
             for group in range(self.scales.shape[1])
+        )
+
+
+def _require(name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...], shape: tuple[int, ...]) -> None:
+    if tensor.dtype not in dtypes or tensor.shape != shape:
+        raise QuantizationError(
+            f"{name} must be {' or '.join(str(dtype) for dtype in dtypes)} of shape {shape}, "
+            f"got {tensor.dtype} of shape {tuple(tensor.shape)}"
         )
 
 

@@ -1,8 +1,8 @@
 """The layer Hessian that GPTQ and its descendants share, and the factor of its inverse.
 
 For the layer objective ``||X W^T - X W_q^T||^2`` it is ``H = 2/N sum_i X_i^T X_i`` over N calibration
-sequences X_i [tokens, in] (Frantar et al., 2023, section 3). Its scale does not change any result. float32
-throughout: half precision loses positive definiteness.
+sequences X_i [tokens, in] (Frantar et al., 2023, section 3). Its scale does not change any result. All of it
+is float32: half precision loses positive definiteness.
 """
 
 from __future__ import annotations
@@ -19,57 +19,70 @@ class Hessian:
     """Accumulates ``H`` over sequences, float32 [in, in] on the device of the inputs."""
 
     def __init__(self) -> None:
-        self._gram: Tensor | None = None
+        self._mean: Tensor | None = None
         self._sequences = 0
 
     def update(self, inputs: Tensor) -> None:
         """Add one sequence, [..., in]; leading dimensions are its tokens."""
         tokens = inputs.reshape(-1, inputs.shape[-1]).to(torch.float32)
-        if self._gram is None:
-            self._gram = torch.zeros(tokens.shape[1], tokens.shape[1], device=tokens.device)
-        self._gram.addmm_(tokens.T, tokens)
-        self._sequences += 1
+        if self._mean is None:
+            self._mean = torch.zeros(tokens.shape[1], tokens.shape[1], device=tokens.device)
+        before, self._sequences = self._sequences, self._sequences + 1
+        self._mean.addmm_(tokens.T, tokens, beta=before / self._sequences, alpha=2 / self._sequences)
 
     def value(self) -> Tensor:
-        """``H``, float32 [in, in].
+        """Return ``H``, float32 [in, in]; it is not a copy.
 
         Raises:
             QuantizationError: no sequence was added, or the inputs held NaN or Inf.
         """
-        if self._gram is None:
+        if self._mean is None:
+            raise QuantizationError("there is no Hessian, since the layer saw no calibration input")
+        if not torch.isfinite(self._mean).all():
             raise QuantizationError(
-                "the layer received no calibration input; it must take part in every forward pass"
+                "the layer's calibration inputs hold NaN or Inf, or overflow when squared; "
+                "check the model, or load it in float32"
             )
-        if not torch.isfinite(self._gram).all():
-            raise QuantizationError(
-                "the layer's calibration inputs hold NaN or Inf; check the model, or load it in float32"
-            )
-        return self._gram * (2.0 / self._sequences)
+        return self._mean
 
 
 def dead_columns(hessian: Tensor) -> Tensor:
-    """Input columns that were zero on all of the calibration data, bool [in]."""
+    """Find the input columns that were zero on all of the calibration data, bool [in]."""
     return hessian.diagonal() == 0
 
 
-def inverse_factor(hessian: Tensor, percdamp: float) -> Tensor:
-    """The upper factor U of ``(H + percdamp mean(diag H) I)^-1 = U^T U``, float32 [in, in].
+def live_diagonal(hessian: Tensor) -> Tensor:
+    """Return diag(H) [in] with 1 for dead columns, so that nothing divides by zero."""
+    return hessian.diagonal().masked_fill(dead_columns(hessian), 1)
 
-    Row i of U holds, up to ``U_ii``, how columns i, i+1, ... must change to make up for an error in column i
-    (GPTQ, section 3.3, step 3: Cholesky reformulation). Dead columns must have got a non-zero diagonal
-    before.
+
+def inverse_factor(hessian: Tensor, percdamp: float, order: Tensor) -> Tensor:
+    """Factor the inverse of the damped Hessian: U^T U = (H + percdamp mean(diag H) I)^-1, U upper triangular.
+
+    Row i of U, over U_ii, is how columns i, i+1, ... change to make up for an error in column i (GPTQ,
+    section 3.3, step 3: Cholesky reformulation). Dead columns count with a diagonal of 1.
+
+    Args:
+        hessian: H, float32 [in, in].
+        percdamp: what is added to the diagonal, as a fraction of its mean.
+        order: the order in which columns are taken, a permutation [in].
+
+    Returns:
+        U, float32 [in, in], its rows and columns in that order.
 
     Raises:
         QuantizationError: the damped Hessian is not positive definite.
     """
-    damped = hessian.clone()
-    damped.diagonal().add_(percdamp * hessian.diagonal().mean())
+    damped = hessian[order[:, None], order]
+    diagonal = live_diagonal(hessian)[order]
+    damped.diagonal().copy_(diagonal + percdamp * diagonal.mean())
     lower, failed = torch.linalg.cholesky_ex(damped)
     if not failed:
         upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
     if failed:
         raise QuantizationError(
-            f"the Hessian is not positive definite at percdamp={percdamp:g}; raise percdamp (such as percdamp={max(0.1, 10 * percdamp):g}) "
+            f"the Hessian is not positive definite at percdamp={percdamp:g}; "
+            f"raise percdamp (to {max(0.1, 10 * percdamp):g}, say) "
             "or calibrate on more windows of different text"
         )
     return cast("Tensor", upper)

@@ -17,17 +17,19 @@ from quantcheck.methods.walk import decoder_linears, naming, walk
 from quantcheck.spec import QuantSpec
 
 
-class LinearMethod(ABC):
-    """A method that looks at the weight alone."""
-
+class _Layerwise(ABC):
     version: int
+
+    def check(self, spec: QuantSpec) -> None:  # noqa: B027 - there is nothing to refuse by default
+        """Refuse option values before any work."""
+
+
+class LinearMethod(_Layerwise):
+    """A method that looks at the weight alone."""
 
     @abstractmethod
     def quantize_weight(self, weight: Tensor, spec: QuantSpec, scale_dtype: torch.dtype) -> PackedWeight:
         """Quantize one weight, float32 [out, in]."""
-
-    def check(self, spec: QuantSpec) -> None:
-        """Refuse option values before any work; by default all are taken."""
 
     @torch.no_grad()
     def quantize(
@@ -52,19 +54,14 @@ class LinearMethod(ABC):
         return weights
 
 
-class HessianMethod(ABC):
+class HessianMethod(_Layerwise):
     """A method that looks at the weight and at the Hessian of its calibration inputs."""
-
-    version: int
 
     @abstractmethod
     def quantize_weight(
         self, weight: Tensor, hessian: Tensor, spec: QuantSpec, scale_dtype: torch.dtype
     ) -> PackedWeight:
         """Quantize one weight, float32 [out, in], given H, float32 [in, in]; neither may be written to."""
-
-    def check(self, spec: QuantSpec) -> None:
-        """Refuse option values before any work; by default all are taken."""
 
     def quantize(
         self,

@@ -46,12 +46,13 @@ class QuantizedLinear(nn.Module):
         return self._decoded
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """``inputs`` [..., in] times the decoded weight, plus the bias: [..., out]."""
+        """Multiply ``inputs`` [..., in] by the decoded weight and add the bias: [..., out]."""
         return F.linear(inputs, self.weight, self.bias)
 
     def extra_repr(self) -> str:
-        """Shape and format, as `print(model)` shows them."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, format={self._format.format}, {self._meta}"
+        """Show shape and format in ``print(model)``."""
+        shape = f"in_features={self.in_features}, out_features={self.out_features}"
+        return f"{shape}, format={self._format.format}, {self._meta}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantizedLinear:
         stored = {name: self.get_buffer(name) for name in self._stored_names}

@@ -29,7 +29,7 @@ S = TypeVar("S", bound=Statistic)
 
 
 def decoder_blocks(model: nn.Module) -> nn.ModuleList:
-    """The decoder blocks of a LLaMA-family causal language model.
+    """Find the decoder blocks of a LLaMA-family causal language model.
 
     Raises:
         ModelError: there is no non-empty ``model.model.layers``.
@@ -37,13 +37,14 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
     blocks = getattr(getattr(model, "model", None), "layers", None)
     if not isinstance(blocks, nn.ModuleList) or not len(blocks):
         raise ModelError(
-            f"{type(model).__name__} has no decoder blocks at model.layers; expected a LLaMA-family causal language model"
+            f"{type(model).__name__} has no decoder blocks at model.layers; "
+            "expected a LLaMA-family causal language model"
         )
     return blocks
 
 
 def decoder_linears(model: nn.Module) -> dict[str, nn.Linear]:
-    """Module path -> Linear for every Linear inside the decoder blocks, in the order of the modules."""
+    """Map module path to Linear for every Linear inside the decoder blocks, in the order of the modules."""
     return {
         f"model.layers.{path}": module
         for path, module in decoder_blocks(model).named_modules()
@@ -91,6 +92,10 @@ def walk(
         for path, linear in linears.items():
             name = f"model.layers.{index}.{path}"
             with naming(name):
+                if path not in statistics:
+                    raise QuantizationError(
+                        "the layer took no part in the block's forward pass; it cannot be calibrated"
+                    )
                 weights[name] = quantize(linear, statistics[path])
             linear.weight.copy_(weights[name].decode())
             if progress is not None:
@@ -107,10 +112,11 @@ class _Reached(Exception):
 def _block_inputs(
     model: nn.Module, blocks: nn.ModuleList, windows: Tensor
 ) -> tuple[list[Tensor], list[dict[str, Any]]]:
-    """What the first block is fed for each window, and each block's other arguments, which depend on the length alone."""
+    """Record what each window feeds the first block, and each block's other arguments (the same for all)."""
     if windows.ndim != 2 or not windows.numel() or windows.dtype != torch.int64:
         raise DataError(
-            f"calibration windows must be int64 tokens [n, length], got {windows.dtype} of shape {tuple(windows.shape)}"
+            "calibration windows must be int64 tokens [n, length], "
+            f"got {windows.dtype} of shape {tuple(windows.shape)}"
         )
     hidden: list[Tensor] = []
     arguments: list[dict[str, Any]] = [{} for _ in blocks]
@@ -170,7 +176,7 @@ def _collect(
             hooks.callback(linear.register_forward_pre_hook(collector.hook(path)).remove)
         for states in hidden:
             _forward(block, states, keywords)
-    return {path: collector.statistics.get(path) or new_statistic() for path in linears}
+    return collector.statistics
 
 
 def _forward(block: nn.Module, hidden: Tensor, keywords: dict[str, Any]) -> Tensor:
