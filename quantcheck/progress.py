@@ -11,7 +11,7 @@ import shutil
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from typing import TextIO
@@ -59,7 +59,8 @@ class Progress:
         stream: where to write.
         mode: how, from `choose_mode`.
         tasks: how many outermost tasks there will be, for the time left in all; 0 where that is not known.
-        newline: called before anything is written, to end a line that someone else began (pytest's dots).
+        newline: ends a line that someone else began (``TerminalReporter.ensure_newline``, for pytest's dots).
+        uncaptured: makes the context to write in (``CaptureManager.global_and_fixture_disabled``).
         clock: seconds, never going back.
         columns: width of the terminal, in columns.
     """
@@ -71,6 +72,7 @@ class Progress:
         *,
         tasks: int = 0,
         newline: Callable[[], object] = lambda: None,
+        uncaptured: Callable[[], AbstractContextManager[object]] = nullcontext,
         clock: Callable[[], float] = time.monotonic,
         columns: Callable[[], int] = lambda: shutil.get_terminal_size().columns,
     ) -> None:
@@ -78,6 +80,7 @@ class Progress:
         self.tasks = tasks
         self._stream = stream
         self._newline = newline
+        self._uncaptured = uncaptured
         self._clock = clock
         self._columns = columns
         self._open: list[_Task] = []
@@ -105,7 +108,7 @@ class Progress:
         """Take the live line away, so that others can write."""
         if self._shown:
             self._shown = False
-            self._write("\r\x1b[2K")
+            self._write("\r\x1b[2K", fresh=False)
 
     def _update(self, task: _Task, stage: str, done: int, items: int) -> None:
         if task not in self._open:
@@ -131,17 +134,14 @@ class Progress:
             self._print(now, text + self._left(now))
 
     def _draw(self, now: float, task: _Task) -> None:
-        if not self._shown:
-            self._newline()
-            self._shown = True
-        self._written = now
         line = cut(self._confined(self._line(now, task)), self._columns() - 1)
-        self._write(f"\r{line}\x1b[K")
+        self._write(f"\r{line}\x1b[K", fresh=not self._shown)
+        self._shown = True
+        self._written = now
 
     def _print(self, now: float, line: str) -> None:
-        self._newline()
+        self._write(f"quantcheck: {self._confined(line)}\n", fresh=True)
         self._written = now
-        self._write(f"quantcheck: {self._confined(line)}\n")
 
     def _line(self, now: float, task: _Task) -> str:
         count = self._count(len(self._finished) + 1)
@@ -165,10 +165,13 @@ class Progress:
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         return printable(text).encode(encoding, "backslashreplace").decode(encoding)
 
-    def _write(self, text: str) -> None:
+    def _write(self, text: str, *, fresh: bool) -> None:
         try:
-            self._stream.write(text)
-            self._stream.flush()
+            with self._uncaptured():
+                if fresh:
+                    self._newline()
+                self._stream.write(text)
+                self._stream.flush()
         except (OSError, ValueError):  # closed, or nobody reads it any more
             self.mode = Mode.OFF
 

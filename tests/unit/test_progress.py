@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -227,6 +229,30 @@ def test_an_update_after_the_task_ended_is_ignored() -> None:
     screen.take(5)
     update("quantize", 1, 2)
     assert screen.text == ""
+
+
+def test_everything_is_written_uncaptured() -> None:
+    events: list[str] = []
+
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            events.append("write")
+            return super().write(text)
+
+    @contextmanager
+    def uncaptured() -> Iterator[None]:
+        events.append("suspend")
+        yield
+        events.append("resume")
+
+    clock = Clock()
+    progress = Progress(
+        Stream(), Mode.LIVE, newline=lambda: events.append("newline"), uncaptured=uncaptured, clock=clock
+    )
+    with progress.task("rtn-w4") as update:
+        clock.now += 1
+        update("quantize", 1, 2)
+    assert events == ["suspend", "newline", "write", "resume", "suspend", "write", "resume"]
 
 
 def test_live_line_never_wraps() -> None:
