@@ -1,8 +1,8 @@
 """Accepted figures on disk: ``baselines/<model>/<device kind>/<spec>.json``, one metric a line.
 
-A file holds one spec of one model on one kind of device. Tiers measure different item sets, so each keeps its own figures.
-What the figures depend on is stored once under ``made`` and named by its content address, so that a line stays short
-enough to review:
+A file holds one spec of one model on one kind of device. Tiers measure different item sets, so each keeps
+its own figures. What the figures depend on is stored once under ``made`` and named by its content address,
+so that a line stays short enough to review:
 
     {
     "schema": 1, "model": "builtin-llama", "device": "cpu", "spec": "gptq-w3-g128",
@@ -67,7 +67,11 @@ class Figure:
         """The figure as the gate sees it, with everything that makes it stale for this run."""
         stale = list(basis.differences(made["basis"]))
         if measured is not None:
-            for name, now in (("items", measured.items), ("protocol", measured.protocol), ("version", measured.version)):
+            for name, now in (
+                ("items", measured.items),
+                ("protocol", measured.protocol),
+                ("version", measured.version),
+            ):
                 if getattr(self, name) != now:
                     stale.append(f"{name}: accepted with {getattr(self, name)!r}, now {now!r}")
         return AcceptedFigure(self.mean, tuple(stale))
@@ -106,7 +110,12 @@ class BaselineFile:
         head = {"schema": SCHEMA, "model": self.model, "device": self.device, "spec": self.spec}
         lines = ["{", json.dumps(head)[1:-1] + ","]
         lines += ['"made": {', _lines(self.made.items()), "},"]
-        lines += ['"figures": {', _lines((key, asdict(figure)) for key, figure in self.figures.items()), "}", "}"]
+        lines += [
+            '"figures": {',
+            _lines((key, asdict(figure)) for key, figure in self.figures.items()),
+            "}",
+            "}",
+        ]
         return "\n".join(lines) + "\n"
 
 
@@ -119,7 +128,8 @@ def loads(text: str, where: str) -> BaselineFile:
     """Read the text of a baseline file.
 
     Raises:
-        BaselineError: truncated, not finite, another schema version, or fields missing; the message names the file and the way out.
+        BaselineError: truncated, not finite, another schema version, or fields missing; the message names
+            the file and the way out.
     """
     try:
         raw = json.loads(text, parse_constant=_refuse_constant)
@@ -127,14 +137,18 @@ def loads(text: str, where: str) -> BaselineFile:
         raise BaselineError(f"baseline {where} is damaged ({error}): {REACCEPT}") from error
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
         schema = raw.get("schema") if isinstance(raw, dict) else None
-        raise BaselineError(f"baseline {where} has schema {schema!r}, this version of quantcheck reads {SCHEMA}: {REACCEPT}")
+        raise BaselineError(
+            f"baseline {where} has schema {schema!r}, this version of quantcheck reads {SCHEMA}: {REACCEPT}"
+        )
     try:
         figures = {key: _figure(entry) for key, entry in raw["figures"].items()}
         file = BaselineFile(raw["model"], raw["device"], raw["spec"], raw["made"], figures)
         unknown = [key for key in figures if key.partition(" ")[2].partition("/")[0] not in KINDS]
         orphans = [key for key, figure in figures.items() if "basis" not in file.made[figure.made]]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise BaselineError(f"baseline {where} is damaged ({type(error).__name__}: {error}): {REACCEPT}") from error
+        raise BaselineError(
+            f"baseline {where} is damaged ({type(error).__name__}: {error}): {REACCEPT}"
+        ) from error
     if unknown:
         raise BaselineError(f"baseline {where} has a figure of an unknown kind, {unknown[0]!r}: {REACCEPT}")
     if orphans:
@@ -143,7 +157,7 @@ def loads(text: str, where: str) -> BaselineFile:
 
 
 def read_baseline(roots: Iterable[Path], model: str, device: str, spec: str) -> BaselineFile | None:
-    """The accepted figures of one spec, ``None`` when there are none; those of an earlier root shadow those of a later one.
+    """The accepted figures of one spec, ``None`` when there are none; earlier roots shadow later ones.
 
     Raises:
         BaselineError: a file cannot be read, or says inside that it belongs elsewhere.
@@ -154,7 +168,9 @@ def read_baseline(roots: Iterable[Path], model: str, device: str, spec: str) -> 
         if merged is None or file is None:
             merged = merged or file
             continue
-        merged = replace(merged, figures={**file.figures, **merged.figures}, made={**file.made, **merged.made})
+        merged = replace(
+            merged, figures={**file.figures, **merged.figures}, made={**file.made, **merged.made}
+        )
     return merged
 
 
@@ -200,4 +216,6 @@ def _refuse_constant(name: str) -> float:
 
 
 def _lines(entries: Iterable[tuple[str, Any]]) -> str:
-    return ",\n".join(f"{json.dumps(key)}: {json.dumps(value, sort_keys=True)}" for key, value in sorted(entries))
+    return ",\n".join(
+        f"{json.dumps(key)}: {json.dumps(value, sort_keys=True)}" for key, value in sorted(entries)
+    )

@@ -42,10 +42,11 @@ def reference_model(pytestconfig: pytest.Config) -> Callable[[str | None], Loade
 def quantized_model(pytestconfig: pytest.Config) -> Callable[..., QuantizedModel]:
     """Quantized models by spec: ``quantized_model("gptq-w3-g128", model=None)``.
 
-    What it returns names a model; its ``artifact`` (packed tensors), ``facts`` and ``module`` are made when they are first
-    looked at, and ``gate`` needs none of them while its figures are in the cache.
+    What it returns names a model; its ``artifact`` (packed tensors), ``facts`` and ``module`` are made when
+    they are first looked at, and ``gate`` needs none of them while its figures are in the cache.
 
-    Scope: session. Cost: none by itself; quantizing a spec happens once, for all tests, workers and later runs on the same cache.
+    Scope: session. Cost: none by itself; quantizing a spec happens once, for all tests, workers and later
+        runs on the same cache.
     """
     state = _state(pytestconfig)
     return state.quantized
@@ -53,11 +54,13 @@ def quantized_model(pytestconfig: pytest.Config) -> Callable[..., QuantizedModel
 
 @pytest.fixture
 def gate(request: pytest.FixtureRequest, snapshot: SnapshotAssertion) -> Callable[..., list[GateRecord]]:
-    """Gate a quantized model: ``gate(model, metric="*")`` measures it, judges every metric that matches, and fails unless all are green.
+    """Gate a quantized model: ``gate(model, metric="*")`` fails unless every metric that matches is green.
 
-    Returns the records, one a metric. With ``--snapshot-update`` the figures become the accepted baseline where their floors hold.
+    Returns the records, one a metric. With ``--snapshot-update`` the figures become the accepted baseline
+    where their floors hold.
 
-    Scope: function. Cost: the first gate of a spec measures all its metrics, a few seconds for the built-in model at the smoke tier;
+    Scope: function. Cost: the first gate of a spec measures all its metrics, a few seconds for the built-in
+        model at the smoke tier;
     its other gates are free.
     """
     state = _state(request.config)
@@ -65,7 +68,9 @@ def gate(request: pytest.FixtureRequest, snapshot: SnapshotAssertion) -> Callabl
     def decide(model: QuantizedModel, metric: str = "*") -> list[GateRecord]:
         __tracebackhide__ = True
         try:
-            records = [state.decide(request.node, model, name, snapshot) for name in _matching(state, model, metric)]
+            records = [
+                state.decide(request.node, model, name, snapshot) for name in _matching(state, model, metric)
+            ]
         except QuantcheckError as error:
             pytest.fail(f"{model.model}/{model.spec}: {error}", pytrace=False)
         if any(not record.verdict.green for record in records):
@@ -78,7 +83,9 @@ def gate(request: pytest.FixtureRequest, snapshot: SnapshotAssertion) -> Callabl
 def _matching(state: State, model: QuantizedModel, metric: str) -> list[str]:
     known = state.session.metrics(model.model)
     # An accepted metric that nothing measures any more is asked for by name and judged as vanished.
-    found = [name for name in known if fnmatchcase(name, metric)] or [cell.metric for cell in state.session.cells if cell.metric == metric]
+    found = [name for name in known if fnmatchcase(name, metric)] or [
+        cell.metric for cell in state.session.cells if cell.metric == metric
+    ]
     if not found:
         from quantcheck.registry import did_you_mean
 

@@ -1,12 +1,13 @@
 """The verdict: pure arithmetic over measured figures, with no I/O.
 
-Every difference is signed so that positive means worse, and lives in the unit of the outcomes: nats of mean NLL or KL
-divergence, fraction of items, bits per weight. A margin is compared as it is, never rounded.
+Every difference is signed so that positive means worse, and lives in the unit of the outcomes: nats of mean
+NLL or KL divergence, fraction of items, bits per weight. A margin is compared as it is, never rounded.
 
-Two bounds decide. The *floor* limits how much worse than the full-precision reference the model may be; accepting a baseline
-never moves it. The *drift* limits how much worse than the last accepted baseline it may be. The floor must hold at the
-upper end of a one-sided 95 % interval of the paired difference (normal approximation, z = 1.645), since the items are a sample;
-the drift compares two figures of the same model family on the same items, where there is no sampling error left.
+Two bounds decide. The *floor* limits how much worse than the full-precision reference the model may be;
+accepting a baseline never moves it. The *drift* limits how much worse than the last accepted baseline it may
+be. The floor must hold at the upper end of a one-sided 95 % interval of the paired difference (normal
+approximation, z = 1.645), since the items are a sample; the drift compares two figures on the same items,
+where there is no sampling error left.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ class Evidence:
     Attributes:
         metric: name, ``kind/what``.
         candidate: the quantized model's measurement; ``None`` when the metric produced no figure.
-        reference: the full-precision model's on the same items; ``None`` for metrics that are relative by nature.
+        reference: the full-precision model's on the same items; ``None`` for metrics that are relative by
+            nature.
         artifact: what is stored for the quantized model; ``None`` when nothing was.
         baseline: the accepted figure, ``None`` when there is none.
         bounds: of the policy.
@@ -131,12 +133,16 @@ def judge(evidence: Evidence) -> Judgement:
     floor = _floor(difference, evidence.bounds)
     baseline = evidence.baseline
     if baseline is None:
-        return Judgement(Verdict.NO_BASELINE, ("no accepted baseline", *([floor[1]] if floor else [])), difference)
+        return Judgement(
+            Verdict.NO_BASELINE, ("no accepted baseline", *([floor[1]] if floor else [])), difference
+        )
     if baseline.stale:
         return Judgement(Verdict.STALE_BASELINE, baseline.stale, difference)
     drift = _drift(candidate, baseline)
     found = [floor, _drift_finding(drift, evidence.bounds.drift)]
-    findings = sorted((finding for finding in found if finding), key=lambda finding: list(Verdict).index(finding[0]))
+    findings = sorted(
+        (finding for finding in found if finding), key=lambda finding: list(Verdict).index(finding[0])
+    )
     if not findings:
         return Judgement(Verdict.PASS, (), difference, drift)
     return Judgement(findings[0][0], tuple(reason for _, reason in findings), difference, drift)
@@ -146,7 +152,8 @@ def _not_quantized(artifact: ArtifactFacts | None) -> str | None:
     if artifact is None or not artifact.layers:
         return "nothing was quantized: the model holds no quantized layer"
     if artifact.unquantized:
-        return f"{len(artifact.unquantized)} of {len(artifact.expected_layers)} decoder Linears are not quantized, {artifact.unquantized[0]} first"
+        return f"{len(artifact.unquantized)} of {len(artifact.expected_layers)} decoder Linears are not "
+        f"quantized, {artifact.unquantized[0]} first"
     if not artifact.decoded:
         return "the weights that the model computes with are not what its stored tensors decode to"
     if not artifact.levels_respected:
@@ -170,14 +177,21 @@ def _floor(difference: PairedDifference, bounds: Bounds) -> tuple[Verdict, str] 
     if bounds.floor is None:
         return None
     if difference.mean > bounds.floor:
-        return Verdict.BELOW_FLOOR, f"{difference.mean:.6g} worse than the reference, the floor allows {bounds.floor:.6g}"
+        return (
+            Verdict.BELOW_FLOOR,
+            f"{difference.mean:.6g} worse than the reference, the floor allows {bounds.floor:.6g}",
+        )
     if math.isnan(difference.stderr):
-        return Verdict.INCONCLUSIVE, f"n = {difference.n} gives no standard error: the floor of {bounds.floor:.6g} cannot be tested"
+        return (
+            Verdict.INCONCLUSIVE,
+            f"n = {difference.n} gives no standard error: the floor of {bounds.floor:.6g} cannot be tested",
+        )
     upper = difference.mean + Z_ONE_SIDED_95 * difference.stderr
     if upper > bounds.floor:
         return (
             Verdict.INCONCLUSIVE,
-            f"the 95 % bound of the difference, {upper:.6g}, lies beyond the floor of {bounds.floor:.6g}: more items would decide",
+            f"the 95 % bound of the difference, {upper:.6g}, lies beyond the floor of {bounds.floor:.6g}: "
+            f"more items would decide",
         )
     return None
 
@@ -189,7 +203,14 @@ def _drift(candidate: Measurement, baseline: AcceptedFigure) -> float:
 
 def _drift_finding(drift: float, margin: float) -> tuple[Verdict, str] | None:
     if drift > margin:
-        return Verdict.REGRESSED, f"{drift:.6g} worse than the accepted baseline, the drift margin is {margin:.6g}"
+        return (
+            Verdict.REGRESSED,
+            f"{drift:.6g} worse than the accepted baseline, the drift margin is {margin:.6g}",
+        )
     if drift < -margin:
-        return Verdict.IMPROVED, f"{-drift:.6g} better than the accepted baseline, beyond the margin of {margin:.6g}: accept a new baseline"
+        return (
+            Verdict.IMPROVED,
+            f"{-drift:.6g} better than the accepted baseline, beyond the margin of {margin:.6g}: accept a "
+            f"new baseline",
+        )
     return None

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def pytest_quantcheck_register_methods(methods: Registry[Method]) -> None:
     """Register quantization methods of your own; they join the matrix and are gated like the built-in ones.
 
-    Called once a run, after the built-in methods and those of the entry point group ``quantcheck.methods`` are registered::
+    Called once a run, after the built-in methods and those of the entry point group ``quantcheck.methods``
+    are registered::
 
         def pytest_quantcheck_register_methods(methods):
             methods.register("mine", MyMethod(), Capabilities(bits=(3.0, 4.0)), origin="conftest.py")

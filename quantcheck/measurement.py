@@ -1,7 +1,8 @@
 """A measured figure and the per-item outcomes it was computed from.
 
-A metric's name is ``kind/what``, such as ``ppl/encyclopedia`` or ``acc/world_piqa``. Its kind fixes the unit, the direction
-and how outcomes become the figure, so that nobody downstream has to know which metric rises and which falls.
+A metric's name is ``kind/what``, such as ``ppl/encyclopedia`` or ``acc/world_piqa``. Its kind fixes the
+unit, the direction and how outcomes become the figure, so that nobody downstream has to know which metric
+rises and which falls.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class Measurement:
 
     Attributes:
         metric: name, ``kind/what``.
-        outcomes: float64, shape [n]: mean NLL of each window in nats (ppl), mean KL divergence of each window in nats (kld), agreement of each window
+        outcomes: float64, shape [n]: mean NLL of each window in nats (ppl), mean KL divergence of each
+            window in nats (kld), agreement of each window
             (top1), 0 or 1 of each item (acc), the one counted figure (bpw).
         items: digest of the ordered item ids.
         protocol: how the items were scored, in words that a reader can compare.
@@ -89,13 +91,13 @@ class Measurement:
 
     @property
     def stderr(self) -> float:
-        """Standard error of `mean` over items (sample standard deviation / sqrt n); NaN below two items, 0 when exact."""
+        """Sample standard deviation over sqrt n, of `mean` over items; NaN below two items, 0 when exact."""
         return 0.0 if self.kind.exact else standard_error(self.outcomes)
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Mean of the per-item differences between a candidate and its reference, signed so that positive is worse.
+    """Mean of the per-item differences between a candidate and its reference; positive is worse.
 
     Attributes:
         mean: in the outcomes' unit: nats of NLL or KL divergence, fraction of items.
@@ -140,7 +142,9 @@ def standard_error(values: NDArray[np.float64]) -> float:
     return float(np.std(values, ddof=1)) / math.sqrt(values.size)
 
 
-def measurement(metric: str, outcomes: Sequence[float] | NDArray[np.float64], items: str, protocol: str, version: int) -> Measurement:
+def measurement(
+    metric: str, outcomes: Sequence[float] | NDArray[np.float64], items: str, protocol: str, version: int
+) -> Measurement:
     """Build a `Measurement` whose outcomes are float64 and cannot be written to."""
     array = np.array(outcomes, dtype=np.float64).reshape(-1)
     array.flags.writeable = False

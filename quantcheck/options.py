@@ -1,4 +1,4 @@
-"""Command line and ini: each option once, as data. ``--quantcheck-<name>`` is ini key ``quantcheck_<name>``, dashes as underscores."""
+"""Options, each once, as data: ``--quantcheck-<name>`` on the command line, ``quantcheck_<name>`` in ini."""
 
 from __future__ import annotations
 
@@ -40,24 +40,84 @@ class Option:
 OPTIONS = (
     Option("list", "print the gates that would run, with their marks, and exit", flag=True),
     Option("tier", "how much to measure (default: smoke)", "TIER", "smoke", TIERS),
-    Option("model", f"full-precision model to quantize and gate: a folder or a hub id, [NAME=]PATH_OR_HUB_ID[@revision]; repeatable (default: {BUILTIN})", "MODEL", many=True),
-    Option("specs", "only these specs: globs over spec ids, comma-separated; a spec without wildcards is added even if the tier leaves it out", "GLOB[,GLOB]"),
+    Option(
+        "model",
+        f"full-precision model to quantize and gate: a folder or a hub id, "
+        f"[NAME=]PATH_OR_HUB_ID[@revision]; repeatable (default: {BUILTIN})",
+        "MODEL",
+        many=True,
+    ),
+    Option(
+        "specs",
+        "only these specs: globs over spec ids, comma-separated; a spec without wildcards is added even if "
+        "the tier leaves it out",
+        "GLOB[,GLOB]",
+    ),
     Option("methods", "only these methods: globs, comma-separated", "GLOB[,GLOB]"),
-    Option("text", "UTF-8 file to measure perplexity and KL divergence on; repeatable; needed by models other than the built-in one", "FILE", many=True),
-    Option("text-separator", "string between documents in the text files (default: the whole file is one document)", "STRING"),
-    Option("text-bos", "where the BOS token goes (default: before each document)", "RULE", "document", BOS_RULES),
-    Option("windows", "number of contiguous windows to measure (default: as many as the tier says, or all)", "N"),
-    Option("window", "tokens in a window (default: 2048, or the model's context where that is shorter)", "TOKENS"),
-    Option("calibration", "UTF-8 file for methods that calibrate, read by the same separator and BOS rule; must not share windows with the texts", "FILE"),
+    Option(
+        "text",
+        "UTF-8 file to measure perplexity and KL divergence on; repeatable; needed by models other than the "
+        "built-in one",
+        "FILE",
+        many=True,
+    ),
+    Option(
+        "text-separator",
+        "string between documents in the text files (default: the whole file is one document)",
+        "STRING",
+    ),
+    Option(
+        "text-bos", "where the BOS token goes (default: before each document)", "RULE", "document", BOS_RULES
+    ),
+    Option(
+        "windows", "number of contiguous windows to measure (default: as many as the tier says, or all)", "N"
+    ),
+    Option(
+        "window", "tokens in a window (default: 2048, or the model's context where that is shorter)", "TOKENS"
+    ),
+    Option(
+        "calibration",
+        "UTF-8 file for methods that calibrate, read by the same separator and BOS rule; must not share "
+        "windows with the texts",
+        "FILE",
+    ),
     Option("calibration-windows", "number of calibration windows (default: 128, built-in model 32)", "N"),
-    Option("baselines", "folder of accepted figures (default: baselines/ below the root folder; packaged ones are a fallback)", "DIR"),
+    Option(
+        "baselines",
+        "folder of accepted figures (default: baselines/ below the root folder; packaged ones are a "
+        "fallback)",
+        "DIR",
+    ),
     Option("cache", "folder of the disk cache, or 'off' for a cache that ends with the run", "DIR|off"),
-    Option("device", "where models run (default: cuda if there is one)", "DEVICE", "auto", ("auto", "cpu", "cuda")),
-    Option("dtype", "computing dtype (default: float32 on the CPU, the checkpoint's own on a GPU)", "DTYPE", "auto", ("auto", "float32", "bfloat16", "float16")),
-    Option("require", "fail at once unless this is there: 'cuda', or the name of a Python package; repeatable", "WHAT", many=True),
+    Option(
+        "device",
+        "where models run (default: cuda if there is one)",
+        "DEVICE",
+        "auto",
+        ("auto", "cpu", "cuda"),
+    ),
+    Option(
+        "dtype",
+        "computing dtype (default: float32 on the CPU, the checkpoint's own on a GPU)",
+        "DTYPE",
+        "auto",
+        ("auto", "float32", "bfloat16", "float16"),
+    ),
+    Option(
+        "require",
+        "fail at once unless this is there: 'cuda', or the name of a Python package; repeatable",
+        "WHAT",
+        many=True,
+    ),
     Option("seed", f"of everything random (default: {DEFAULT_SEED})", "N", str(DEFAULT_SEED)),
     Option("report", "write a report, KIND:PATH with KIND json; repeatable", "KIND:PATH", many=True),
-    Option("progress", "progress line on long work (default: on a terminal)", "WHEN", "auto", ("auto", "on", "off")),
+    Option(
+        "progress",
+        "progress line on long work (default: on a terminal)",
+        "WHEN",
+        "auto",
+        ("auto", "on", "off"),
+    ),
     Option("update-in-ci", "let --snapshot-update accept baselines although CI is set", flag=True),
 )
 
@@ -99,8 +159,19 @@ def add_options(parser: pytest.Parser) -> None:
             continue
         extra: dict[str, Any] = {"choices": option.choices} if option.choices else {}
         action = "append" if option.many else "store"
-        group.addoption(flag, action=action, dest=option.dest, metavar=option.metavar, help=option.help, default=None, **extra)
-        parser.addini(option.dest, option.help, type="args" if option.many else "string", default=[] if option.many else "")
+        group.addoption(
+            flag,
+            action=action,
+            dest=option.dest,
+            metavar=option.metavar,
+            help=option.help,
+            default=None,
+            **extra,
+        )
+        if option.many:
+            parser.addini(option.dest, option.help, type="args", default=[])
+        else:
+            parser.addini(option.dest, option.help, type="string", default="")
 
 
 def given_on_command_line(config: pytest.Config) -> bool:
@@ -156,7 +227,9 @@ def _given(config: pytest.Config, option: Option) -> Any:
 def _one_of(values: dict[str, Any], name: str) -> str:
     choices = next(option.choices for option in OPTIONS if option.name == name)
     if values[name] not in choices:
-        raise QuantcheckError(f"quantcheck_{name.replace('-', '_')} = {values[name]!r}; choose one of {', '.join(choices)}")
+        raise QuantcheckError(
+            f"quantcheck_{name.replace('-', '_')} = {values[name]!r}; choose one of {', '.join(choices)}"
+        )
     return str(values[name])
 
 
@@ -193,4 +266,7 @@ def _refuse_twins(models: tuple[ModelSpec, ...]) -> None:
     names = [model.name for model in models]
     twins = sorted({name for name in names if names.count(name) > 1})
     if twins:
-        raise QuantcheckError(f"two models are called {twins[0]!r}: their baselines would overwrite each other; name one with NAME=PATH")
+        raise QuantcheckError(
+            f"two models are called {twins[0]!r}: their baselines would overwrite each other; name one with "
+            f"NAME=PATH"
+        )

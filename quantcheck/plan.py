@@ -1,7 +1,7 @@
 """The matrix: which spec of which method, on which model, by which metric, at which tier. No torch.
 
-Rows are generated from the capabilities that each method declares; what a method does not support is left out and counted,
-never skipped test by test.
+Rows are generated from the capabilities that each method declares; what a method does not support is left
+out and counted, never skipped test by test.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import product
 from typing import Any
 
 from quantcheck.errors import SpecError
@@ -18,6 +19,7 @@ from quantcheck.spec import GRIDS, ModelSpec, QuantSpec, refusal
 ULTRA_LOW = (2.0, 3.0, 4.0)
 CANARY = 8.0
 OTHER = (1.0, 5.0, 6.0, 7.0)
+GROUP_SIZES: tuple[int | None, ...] = (None, 128)
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,12 @@ class Cell:
         marks = ["quantcheck"]
         if self.spec.ultra_low_bit:
             marks.append("ultra_low_bit")
-        if self.spec.bits == CANARY and self.spec.group_size is None and not self.spec.options and self.spec.grid == "asym":
+        if (
+            self.spec.bits == CANARY
+            and self.spec.group_size is None
+            and not self.spec.options
+            and self.spec.grid == "asym"
+        ):
             marks.append("canary")
         return tuple(marks)
 
@@ -52,13 +59,16 @@ class Matrix:
     unsupported: int
 
 
-def matrix(methods: Registry[Any], tier: str, spec_globs: Iterable[str], method_globs: Iterable[str]) -> Matrix:
+def matrix(
+    methods: Registry[Any], tier: str, spec_globs: Iterable[str], method_globs: Iterable[str]
+) -> Matrix:
     """The specs of a tier, narrowed by the user's globs.
 
     A glob without wildcards names one spec exactly and adds it although the tier leaves it out.
 
     Raises:
-        SpecError: a glob that matches nothing, an exact spec that cannot be served, two spellings of one spec, or an empty matrix.
+        SpecError: a glob that matches nothing, an exact spec that cannot be served, two spellings of one
+            spec, or an empty matrix.
     """
     names = _chosen_methods(methods, tuple(method_globs))
     rows = {name: list(candidates(name, methods.entry(name).capabilities, tier)) for name in names}
@@ -67,12 +77,15 @@ def matrix(methods: Registry[Any], tier: str, spec_globs: Iterable[str], method_
     globs = tuple(spec_globs)
     selected = _chosen_specs(methods, supported, globs) if globs else supported
     if not selected:
-        raise SpecError(f"the matrix is empty: no method of {', '.join(names)} supports a row of the {tier} tier; name specs with --quantcheck-specs")
+        raise SpecError(
+            f"the matrix is empty: no method of {', '.join(names)} supports a row of the {tier} tier; name "
+            f"specs with --quantcheck-specs"
+        )
     return Matrix(tuple(selected), unsupported)
 
 
 def candidates(name: str, capabilities: Capabilities, tier: str) -> Iterator[tuple[QuantSpec, str | None]]:
-    """Every row of a tier for one method, in running order, each with the reason why it is unsupported (``None``: it is supported)."""
+    """Every row of a tier for one method, in running order, with why it is unsupported, or ``None``."""
     seen = set()
     for spec in _rows(name, capabilities, tier):
         if spec not in seen:
@@ -92,52 +105,63 @@ def exact_spec(methods: Registry[Any], text: str) -> QuantSpec:
     return spec
 
 
-def cells(models: Iterable[ModelSpec], specs: Iterable[QuantSpec], metrics: Mapping[str, Iterable[str]]) -> tuple[Cell, ...]:
+def cells(
+    models: Iterable[ModelSpec], specs: Iterable[QuantSpec], metrics: Mapping[str, Iterable[str]]
+) -> tuple[Cell, ...]:
     """Every gate of a run; ``metrics`` is by model name."""
     specs = tuple(specs)
-    return tuple(Cell(model, spec, metric) for model in models for spec in specs for metric in metrics[model.name])
+    return tuple(
+        Cell(model, spec, metric) for model in models for spec in specs for metric in metrics[model.name]
+    )
 
 
 def _rows(name: str, capabilities: Capabilities, tier: str) -> Iterator[QuantSpec]:
     fractional = tuple(bits for bits in capabilities.bits if bits != int(bits))
+    grid = capabilities.grids[0]
     for act_bits in capabilities.act_bits:
-        for bits in (*fractional, *ULTRA_LOW):
-            for group_size in (None, 128):
-                yield QuantSpec(name, bits, act_bits, group_size, capabilities.grids[0])
-        yield QuantSpec(name, CANARY, act_bits, None, capabilities.grids[0])
+        for bits, group_size in product((*fractional, *ULTRA_LOW), GROUP_SIZES):
+            yield QuantSpec(name, bits, act_bits, group_size, grid)
+        yield QuantSpec(name, CANARY, act_bits, None, grid)
         if tier == "smoke":
             continue
-        for bits in (*OTHER, CANARY):
-            for group_size in (None, 128):
-                yield QuantSpec(name, bits, act_bits, group_size, capabilities.grids[0])
+        for bits, group_size in product((*OTHER, CANARY), GROUP_SIZES):
+            yield QuantSpec(name, bits, act_bits, group_size, grid)
         if tier == "full":
             yield from _variants(name, capabilities, act_bits)
 
 
 def _variants(name: str, capabilities: Capabilities, act_bits: int | None) -> Iterator[QuantSpec]:
+    own = capabilities.grids[0]
     flags = [option for option, kind in capabilities.options if kind is bool]
-    for bits in ULTRA_LOW:
-        for group_size in (32, 64):
-            yield QuantSpec(name, bits, act_bits, group_size, capabilities.grids[0])
-        for group_size in (None, 128):
-            for grid in GRIDS:
-                yield QuantSpec(name, bits, act_bits, group_size, grid)
-            for flag in flags:
-                yield QuantSpec(name, bits, act_bits, group_size, capabilities.grids[0], ((flag, True),))
+    for bits, other_size in product(ULTRA_LOW, (32, 64)):
+        yield QuantSpec(name, bits, act_bits, other_size, own)
+    for bits, group_size in product(ULTRA_LOW, GROUP_SIZES):
+        for grid in GRIDS:
+            yield QuantSpec(name, bits, act_bits, group_size, grid)
+        for flag in flags:
+            yield QuantSpec(name, bits, act_bits, group_size, own, ((flag, True),))
 
 
 def _chosen_methods(methods: Registry[Any], globs: tuple[str, ...]) -> tuple[str, ...]:
     for glob in globs:
         if not any(fnmatchcase(name, glob) for name in methods.names()):
             raise SpecError(f"no method matches {glob!r}{did_you_mean(glob, methods.names())}")
-    return tuple(name for name in methods.names() if not globs or any(fnmatchcase(name, glob) for glob in globs))
+    return tuple(
+        name for name in methods.names() if not globs or any(fnmatchcase(name, glob) for glob in globs)
+    )
 
 
-def _chosen_specs(methods: Registry[Any], supported: list[QuantSpec], globs: tuple[str, ...]) -> list[QuantSpec]:
+def _chosen_specs(
+    methods: Registry[Any], supported: list[QuantSpec], globs: tuple[str, ...]
+) -> list[QuantSpec]:
     chosen: dict[QuantSpec, str] = {}
     for glob in globs:
         exact = not any(sign in glob for sign in "*?[")
-        found = [exact_spec(methods, glob)] if exact else [spec for spec in supported if fnmatchcase(str(spec), glob)]
+        found = (
+            [exact_spec(methods, glob)]
+            if exact
+            else [spec for spec in supported if fnmatchcase(str(spec), glob)]
+        )
         if not found:
             raise SpecError(f"no spec of this tier matches {glob!r}{did_you_mean(glob, map(str, supported))}")
         for spec in found:

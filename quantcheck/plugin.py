@@ -1,7 +1,7 @@
 """The door: pytest hooks of a few lines each. Loads without torch, transformers, numpy or hypothesis.
 
-A plugin that pytest loads by itself taxes every test run of its environment, so what the hooks delegate to is imported only
-when a gate is asked for: by an option, a mark expression or a test.
+A plugin that pytest loads by itself taxes every test run of its environment, so what the hooks delegate to
+is imported only when a gate is asked for: by an option, a mark expression or a test.
 """
 
 from __future__ import annotations
@@ -98,7 +98,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(
         "quantcheck_cell",
         [
-            pytest.param(cell, id=cell.id, marks=[pytest.mark.bits(w=cell.spec.whole_bits), *(getattr(pytest.mark, mark) for mark in cell.marks)])
+            pytest.param(
+                cell,
+                id=cell.id,
+                marks=[
+                    pytest.mark.bits(w=cell.spec.whole_bits),
+                    *(getattr(pytest.mark, mark) for mark in cell.marks),
+                ],
+            )
             for cell in cells
         ],
     )
@@ -110,7 +117,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for mark in item.iter_markers("bits"):
             width = mark.kwargs.get("w")
             if mark.args or set(mark.kwargs) != {"w"} or type(width) is not int or not 1 <= width <= 16:
-                raise pytest.UsageError(f"{item.nodeid}: mark bits takes one whole number w from 1 to 16, as in bits(w=3); got {mark.args or mark.kwargs}")
+                raise pytest.UsageError(
+                    f"{item.nodeid}: mark bits takes one whole number w from 1 to 16, as in bits(w=3); got "
+                    f"{mark.args or mark.kwargs}"
+                )
 
 
 @pytest.hookimpl(trylast=True)
@@ -161,7 +171,7 @@ class XdistHooks:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Tell each worker where the run's own cache lies, so that ``--quantcheck-cache off`` still quantizes each spec once."""
+        """Tell each worker the run's own folder: without a cache, too, each spec is quantized once."""
         node.workerinput["quantcheck_run_folder"] = get_state(node.config).run_folder
 
 
@@ -178,7 +188,9 @@ def _asked_for(config: pytest.Config) -> bool:
     marks = ("quantcheck", "ultra_low_bit", "canary", "bits")
     if any(mark in (config.getoption("markexpr", "") or "") for mark in marks):
         return True
-    return given_on_command_line(config) or any("quantcheck.suites" in argument for argument in config.invocation_params.args)
+    return given_on_command_line(config) or any(
+        "quantcheck.suites" in argument for argument in config.invocation_params.args
+    )
 
 
 @contextmanager

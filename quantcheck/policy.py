@@ -1,8 +1,9 @@
 """The margins of every gate, read from one reviewed file.
 
-``policy.toml`` is an ordered list of cells. The first whose ``specs`` glob matches a spec id counts; each is *usable* (a floor
-per metric kind) or *collapsed* (no floor), has a drift margin per metric kind, and says why. Perplexity margins are
-ratios (1.2 is 20 % more), all others are differences in the metric's own unit. See ``docs/verdicts.md``.
+``policy.toml`` is an ordered list of cells. The first whose ``specs`` glob matches a spec id counts; each is
+*usable* (a floor per metric kind) or *collapsed* (no floor), has a drift margin per metric kind, and says
+why. Perplexity margins are ratios (1.2 is 20 % more), all others are differences in the metric's own unit.
+See ``docs/verdicts.md``.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ class Policy:
         """
         cell = next((cell for cell in self.cells if cell.matches(spec_id)), None)
         if cell is None:
-            raise BaselineError(f"{self.path}: no cell covers {spec_id}; add one with its floor, drift and reason")
+            raise BaselineError(
+                f"{self.path}: no cell covers {spec_id}; add one with its floor, drift and reason"
+            )
         kind = kind_of(metric).name
         drift = _margin(cell.drift, kind, spec_id, "drift", self.path)
         floor = None if cell.collapsed else _margin(cell.floor, kind, spec_id, "floor", self.path)
@@ -63,24 +66,31 @@ def read_policy(path: Path) -> Policy:
     """Read and check a policy file.
 
     Raises:
-        BaselineError: not TOML, another schema, an unknown key or kind, a margin that is not a positive finite number, or no reason.
+        BaselineError: not TOML, another schema, an unknown key or kind, a margin that is not a positive
+            finite number, or no reason.
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BaselineError(f"policy {path} cannot be read: {error}") from error
     if raw.get("schema") != SCHEMA:
-        raise BaselineError(f"policy {path} has schema {raw.get('schema')!r}, this version of quantcheck reads {SCHEMA}")
+        raise BaselineError(
+            f"policy {path} has schema {raw.get('schema')!r}, this version of quantcheck reads {SCHEMA}"
+        )
     cells = raw.get("cell")
     if not isinstance(cells, list) or not cells:
         raise BaselineError(f"policy {path} has no [[cell]]; without margins no gate can decide")
-    return Policy(path, tuple(_cell(entry, f"{path}, cell {number}") for number, entry in enumerate(cells, 1)))
+    return Policy(
+        path, tuple(_cell(entry, f"{path}, cell {number}") for number, entry in enumerate(cells, 1))
+    )
 
 
 def _cell(entry: Any, where: str) -> PolicyCell:
     known = {"specs", "status", "floor", "drift", "reason"}
     if not isinstance(entry, dict) or set(entry) - known:
-        raise BaselineError(f"policy {where}: unknown keys {sorted(set(entry) - known)}; known: {sorted(known)}")
+        raise BaselineError(
+            f"policy {where}: unknown keys {sorted(set(entry) - known)}; known: {sorted(known)}"
+        )
     status, specs, reason = entry.get("status"), entry.get("specs"), entry.get("reason")
     if status not in {"usable", "collapsed"}:
         raise BaselineError(f"policy {where}: status must be 'usable' or 'collapsed', got {status!r}")
@@ -89,9 +99,13 @@ def _cell(entry: Any, where: str) -> PolicyCell:
     if not isinstance(reason, str) or not reason.strip():
         raise BaselineError(f"policy {where}: every cell needs a reason")
     if status == "collapsed" and "floor" in entry:
-        raise BaselineError(f"policy {where}: a collapsed cell has no floor; make it usable or drop the floor")
+        raise BaselineError(
+            f"policy {where}: a collapsed cell has no floor; make it usable or drop the floor"
+        )
     floor = _margins(entry.get("floor", {}), f"{where}, floor")
-    return PolicyCell(tuple(specs), status == "collapsed", floor, _margins(entry.get("drift"), f"{where}, drift"), reason)
+    return PolicyCell(
+        tuple(specs), status == "collapsed", floor, _margins(entry.get("drift"), f"{where}, drift"), reason
+    )
 
 
 def _margins(raw: Any, where: str) -> dict[str, float]:
@@ -101,12 +115,21 @@ def _margins(raw: Any, where: str) -> dict[str, float]:
         if kind not in KINDS:
             raise BaselineError(f"policy {where}: unknown metric kind {kind!r}; known: {', '.join(KINDS)}")
         least = 1.0 if KINDS[kind].log else 0.0
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= least:
-            raise BaselineError(f"policy {where}: {kind} must be a finite number above {least:g}, got {value!r}")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+            or value <= least
+        ):
+            raise BaselineError(
+                f"policy {where}: {kind} must be a finite number above {least:g}, got {value!r}"
+            )
     return {kind: float(value) for kind, value in raw.items()}
 
 
 def _margin(margins: Mapping[str, float], kind: str, spec_id: str, which: str, path: Path) -> float:
     if kind not in margins:
-        raise BaselineError(f"{path}: the cell of {spec_id} has no {which} for {kind}; add one with its reason")
+        raise BaselineError(
+            f"{path}: the cell of {spec_id} has no {which} for {kind}; add one with its reason"
+        )
     return math.log(margins[kind]) if KINDS[kind].log else margins[kind]

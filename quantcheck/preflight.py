@@ -1,4 +1,4 @@
-"""Everything that can be checked before any long work, and without torch where possible. Nothing here changes anything."""
+"""Everything that can be checked before any long work, without torch where possible; changes nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def preflight(session: GateSession, selected: Sequence[Cell]) -> None:
     _refuse_update_in_ci(settings)
     _require(settings)
     _refuse_unused_text_options(settings)
-    if any(cell.metric.startswith("acc/") for cell in selected) and importlib.util.find_spec("lm_eval") is None:
+    if (
+        any(cell.metric.startswith("acc/") for cell in selected)
+        and importlib.util.find_spec("lm_eval") is None
+    ):
         raise MissingPackageError("zero-shot accuracy", "lm-eval")
     for model in {cell.model.name: cell.model for cell in selected}.values():
         resolve_model(model)
@@ -41,7 +44,8 @@ def _refuse_update_in_ci(settings: Settings) -> None:
     in_ci = os.environ.get("CI", "").lower() not in {"", "0", "false"}
     if settings.update and in_ci and not settings.update_in_ci:
         raise QuantcheckError(
-            "--snapshot-update is refused under CI: a gate must not move its own goalposts. Accept baselines at a desk and "
+            "--snapshot-update is refused under CI: a gate must not move its own goalposts. Accept "
+            "baselines at a desk and "
             "review the diff, or allow it by name with --quantcheck-update-in-ci"
         )
 
@@ -51,7 +55,9 @@ def _require(settings: Settings) -> None:
         if what == "cuda":
             _require_gpu()
         elif importlib.util.find_spec(what.replace("-", "_")) is None:
-            raise QuantcheckError(f"--quantcheck-require {what}: no such package is installed here: pip install {what}")
+            raise QuantcheckError(
+                f"--quantcheck-require {what}: no such package is installed here: pip install {what}"
+            )
 
 
 def _require_gpu() -> None:
@@ -59,7 +65,8 @@ def _require_gpu() -> None:
 
     if not torch.cuda.is_available():
         raise QuantcheckError(
-            "--quantcheck-require cuda: torch sees no GPU here; run on a machine with one, with a CUDA build of torch"
+            "--quantcheck-require cuda: torch sees no GPU here; run on a machine with one, with a CUDA "
+            "build of torch"
         )
 
 
@@ -76,7 +83,10 @@ def _refuse_unused_text_options(settings: Settings) -> None:
     }
     for name, value in given.items():
         if value:
-            raise DataError(f"--quantcheck-{name} is for models of your own, the built-in one brings its texts: add --quantcheck-model")
+            raise DataError(
+                f"--quantcheck-{name} is for models of your own, the built-in one brings its texts: add "
+                f"--quantcheck-model"
+            )
 
 
 def _check_texts(session: GateSession, model: ModelSpec, selected: Sequence[Cell]) -> None:
@@ -84,7 +94,8 @@ def _check_texts(session: GateSession, model: ModelSpec, selected: Sequence[Cell
     calibration = session.calibration(model)
     if calibrated and calibration is None:
         raise DataError(
-            f"{calibrated[0]} on {model} calibrates: give a text with --quantcheck-calibration FILE, or leave such methods out "
+            f"{calibrated[0]} on {model} calibrates: give a text with --quantcheck-calibration FILE, or "
+            f"leave such methods out "
             "with --quantcheck-methods"
         )
     for text in session.plan(model).texts:

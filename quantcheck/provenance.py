@@ -1,7 +1,8 @@
 """What a figure depends on.
 
-A *basis* decides whether two figures may be compared at all: when one field differs, the baseline is stale. The *machine*
-is recorded and named when a gate turns red, but does not block: the accepted drift covers the noise among processors.
+A *basis* decides whether two figures may be compared at all: when one field differs, the baseline is stale.
+The *machine* is recorded and named when a gate turns red, but does not block: the accepted drift covers the
+noise among processors.
 """
 
 from __future__ import annotations
@@ -76,10 +77,11 @@ def machine() -> dict[str, str]:
 
 
 def source_digest(target: object = None) -> str:
-    """Digest of the code that a figure depends on: quantcheck's own rooms, and the file that defines ``target``'s class.
+    """Digest of the code that a figure depends on: quantcheck's own, and the file of ``target``'s class.
 
-    A raised version says that results changed; this digest keeps a cache from answering for code that was edited since. Code
-    without a file, typed at a prompt, gets a digest of its own each time: it is never answered for.
+    A raised version says that results changed; this digest keeps a cache from answering for code that was
+    edited since. Code without a file, typed at a prompt, gets a digest of its own each time: it is never
+    answered for.
     """
     if target is None or type(target).__module__.startswith("quantcheck."):
         return _rooms_digest()
@@ -93,7 +95,9 @@ def source_digest(target: object = None) -> str:
 @cache
 def _rooms_digest() -> str:
     root = Path(__file__).parent
-    paths = [path for room in _ROOMS for path in sorted((root / room).rglob("*.py")) if "builtin" not in path.parts]
+    paths = [
+        path for room in _ROOMS for path in sorted((root / room).rglob("*.py")) if "builtin" not in path.parts
+    ]
     return digest(part for path in paths for part in (path.name, path.read_bytes()))
 
 

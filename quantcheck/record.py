@@ -1,4 +1,4 @@
-"""The record of a run: what the JSON report holds and every other report renders. Schema: ``docs/record.md``."""
+"""The record of a run: the JSON report, and what every other report renders. Schema: ``docs/record.md``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class GateRecord:
-    """One gate and how it ended. Numbers are in the metric's unit unless said otherwise; ``None`` where there is none.
+    """One gate and how it ended; numbers are in the metric's unit unless said otherwise.
 
     Attributes:
         model, spec, metric, tier: which cell.
@@ -91,7 +91,9 @@ class GateRecord:
     def from_json(cls, raw: Mapping[str, Any]) -> GateRecord:
         """Read back what `to_json` wrote; unknown keys of a newer minor version are ignored."""
         known = {entry.name for entry in fields(cls)}
-        values = {key: _number(value) if key in _NUMBERS else value for key, value in raw.items() if key in known}
+        values = {
+            key: _number(value) if key in _NUMBERS else value for key, value in raw.items() if key in known
+        }
         return cls(**{**values, "verdict": Verdict(raw["verdict"]), "reasons": tuple(raw["reasons"])})
 
 
@@ -156,7 +158,19 @@ def figure_fields(
     }
 
 
-_NUMBERS = {"value", "stderr", "reference", "worse", "worse_stderr", "floor", "baseline", "drift", "drift_margin", "bpw", "nominal_bits"}
+_NUMBERS = {
+    "value",
+    "stderr",
+    "reference",
+    "worse",
+    "worse_stderr",
+    "floor",
+    "baseline",
+    "drift",
+    "drift_margin",
+    "bpw",
+    "nominal_bits",
+}
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Names to objects, resolved lazily, with capabilities as data and a did-you-mean.
 
-Capabilities are stored beside the target so that the matrix can be built, listed and counted without importing
-torch: the target (``"module:attribute"``) is imported only when something is quantized.
+Capabilities are stored beside the target so that the matrix can be built, listed and counted without
+importing torch: the target (``"module:attribute"``) is imported only when something is quantized.
 """
 
 from __future__ import annotations
@@ -62,10 +62,14 @@ class Registry(Generic[T]):
             SpecError: the name is taken by another origin, or is not a lower-case identifier.
         """
         if not name.isidentifier() or name != name.lower():
-            raise SpecError(f"{self.kind} name {name!r} from {origin} must be a lower-case identifier, since spec ids are split at '-'")
+            raise SpecError(
+                f"{self.kind} name {name!r} from {origin} must be a lower-case identifier, since spec ids "
+                f"are split at '-'"
+            )
         if name in self._entries:
             raise SpecError(
-                f"two {self.kind}s are called {name!r}: one from {self._entries[name].origin}, one from {origin}; rename one"
+                f"two {self.kind}s are called {name!r}: one from {self._entries[name].origin}, one from "
+                f"{origin}; rename one"
             )
         self._entries[name] = Entry(name, target, capabilities, origin)
 

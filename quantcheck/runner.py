@@ -1,7 +1,8 @@
 """Where the work happens: load, quantize, measure, each once, through the disk cache.
 
-Nothing here knows of pytest or of verdicts. What is cached is keyed by everything it depends on: weights, tokenizer, spec, method
-and metric code, texts and tasks, calibration, dtype, device kind, seed and library versions.
+Nothing here knows of pytest or of verdicts. What is cached is keyed by everything it depends on: weights,
+tokenizer, spec, method and metric code, texts and tasks, calibration, dtype, device kind, seed and library
+versions.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from quantcheck.artifact_facts import ArtifactFacts, LayerFacts
 from quantcheck.cache import Cache, CacheKey
@@ -34,6 +36,8 @@ from quantcheck.provenance import Basis, library_versions, source_digest
 from quantcheck.spec import ModelSpec, QuantSpec
 
 BPW_VERSION = 1
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,9 @@ class Runner:
 
     def artifact(self, model: ModelSpec, spec: QuantSpec) -> Artifact:
         """The packed weights of one spec: from the cache, or quantized now."""
-        path = self.cache.get_or_create(self._artifact_key(model, spec), lambda folder: self._quantize(model, spec, folder))
+        path = self.cache.get_or_create(
+            self._artifact_key(model, spec), lambda folder: self._quantize(model, spec, folder)
+        )
         return Artifact.load(path / "artifact.safetensors")
 
     def module(self, model: ModelSpec, spec: QuantSpec) -> nn.Module:
@@ -133,8 +139,8 @@ class Runner:
             seed=self.seed,
         )
 
-    def _once(self, key: tuple[str, ...], make: Callable[[], Any]) -> Any:
-        """Make something once; a failure is remembered too, so that a hundred gates do not fail slowly one by one."""
+    def _once(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
+        """Make something once, or fail once: a hundred gates must not each fail slowly."""
         if key not in self._memo:
             try:
                 self._memo[key] = (make(), None)
@@ -143,7 +149,7 @@ class Runner:
         value, failure = self._memo[key]
         if failure is not None:
             raise failure
-        return value
+        return cast("T", value)
 
     def _load(self, model: ModelSpec) -> LoadedModel:
         return load_model(model, device=self.device, dtype=self.dtype)
@@ -155,19 +161,24 @@ class Runner:
         source = self.source(model)
         return prepare(self.plans[model.name], self._tokenizer(model), source.context_length)
 
-    def _tokenizer(self, model: ModelSpec) -> Any:
+    def _tokenizer(self, model: ModelSpec) -> PreTrainedTokenizerBase:
         return self._once(("tokenizer", model.name), lambda: load_tokenizer(self.source(model)))
 
     def _calibrate(self, model: ModelSpec) -> Windows:
         text = self.calibrations[model.name]
         if text is None:
-            raise DataError(f"model {model}: calibrated methods need a text: --quantcheck-calibration FILE, or leave them out with --quantcheck-methods")
+            raise DataError(
+                f"model {model}: calibrated methods need a text: --quantcheck-calibration FILE, or leave "
+                f"them out with --quantcheck-methods"
+            )
         windows = calibration_windows(text, self._tokenizer(model), self.source(model).context_length)
         for evaluation in self.workload(model).windows:
             if shared := shared_windows(windows, evaluation):
                 raise DataError(
-                    f"model {model}: {len(shared)} calibration windows of {text.path.name} occur in the text {evaluation.name}, window {shared[0]} first: "
-                    "a model calibrated on what it is measured on looks better than it is; use another calibration text"
+                    f"model {model}: {len(shared)} calibration windows of {text.path.name} occur in the "
+                    f"text {evaluation.name}, window {shared[0]} first: "
+                    "a model calibrated on what it is measured on looks better than it is; use another "
+                    "calibration text"
                 )
         return windows
 
@@ -178,7 +189,9 @@ class Runner:
             began = time.perf_counter()
             figures = self._measure(model, spec)
             seconds.append(time.perf_counter() - began)
-            (folder / "figures.json").write_text(_dumps(replace(figures, seconds=seconds[0])), encoding="utf-8")
+            (folder / "figures.json").write_text(
+                _dumps(replace(figures, seconds=seconds[0])), encoding="utf-8"
+            )
 
         path = self.cache.get_or_create(self._figures_key(model, spec), create)
         return replace(_loads((path / "figures.json").read_text(encoding="utf-8")), reused=not seconds)
@@ -214,12 +227,21 @@ class Runner:
     def _artifact_key(self, model: ModelSpec, spec: QuantSpec) -> CacheKey:
         basis = asdict(self.basis(model, spec))
         return CacheKey.of(
-            "artifact", spec=str(spec), stored=self.source(model).stored_dtype, code=_code(spec), libraries=self._libraries, **basis
+            "artifact",
+            spec=str(spec),
+            stored=self.source(model).stored_dtype,
+            code=_code(spec),
+            libraries=self._libraries,
+            **basis,
         )
 
     def _figures_key(self, model: ModelSpec, spec: QuantSpec | None) -> CacheKey:
         plan = self.plans[model.name]
-        parts: dict[str, Any] = {"plan": digest([_portable(plan)]), "files": _files_digest(plan), "libraries": self._libraries}
+        parts: dict[str, Any] = {
+            "plan": digest([_portable(plan)]),
+            "files": _files_digest(plan),
+            "libraries": self._libraries,
+        }
         if spec is not None:
             artifact = self._artifact_key(model, spec)
             return CacheKey.of("measurement", artifact=artifact.digest, **parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -51,8 +52,12 @@ class GateSession:
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
-        """Every gate of the matrix, and every accepted figure that the matrix should have covered and does not."""
-        planned = cells(self.settings.models, self.matrix.specs, {model.name: self.metrics(model) for model in self.settings.models})
+        """Every gate of the matrix, and every accepted figure that it should have covered and does not."""
+        planned = cells(
+            self.settings.models,
+            self.matrix.specs,
+            {model.name: self.metrics(model) for model in self.settings.models},
+        )
         vanished = [
             Cell(model, spec, metric)
             for model in self.settings.models
@@ -71,7 +76,10 @@ class GateSession:
     def roots(self) -> tuple[Path, ...]:
         """Where accepted figures are looked up, in this order; only the first is ever written to."""
         packaged = packaged_folder("baselines")
-        return (self.settings.baselines, *([packaged] if packaged.resolve() != self.settings.baselines.resolve() else []))
+        return (
+            self.settings.baselines,
+            *([packaged] if packaged.resolve() != self.settings.baselines.resolve() else []),
+        )
 
     @cached_property
     def device(self) -> str:
@@ -102,7 +110,9 @@ class GateSession:
             return builtin_calibration(settings.tier)
         if settings.calibration is None:
             return None
-        return self._text("calibration", settings.calibration, settings.calibration_windows or USER_CALIBRATION_WINDOWS)
+        return self._text(
+            "calibration", settings.calibration, settings.calibration_windows or USER_CALIBRATION_WINDOWS
+        )
 
     def spec(self, text: str | QuantSpec) -> QuantSpec:
         """A spec by its id, checked against its method; raises `SpecError` with a suggestion."""
@@ -116,7 +126,10 @@ class GateSession:
         if name is None and len(models) == 1:
             return self.settings.models[0]
         if name not in models:
-            raise DataError(f"no model {name!r} in this run; it has {', '.join(models)}: name one, or add it with --quantcheck-model")
+            raise DataError(
+                f"no model {name!r} in this run; it has {', '.join(models)}: name one, or add it with "
+                f"--quantcheck-model"
+            )
         return models[name]
 
     def baseline_file(self, model: str, device: str, spec: str) -> BaselineFile | None:
@@ -161,6 +174,7 @@ class GateSession:
             accepted=accepted,
             **figure_fields(judgement, bounds, measured, compared),
         )
+
     def run_record(self, records: Sequence[GateRecord]) -> RunRecord:
         """The record of the run, from the records of all workers: failures first, then by id."""
         gates = sorted(records, key=lambda gate: (gate.verdict.green, gate.id))
@@ -172,7 +186,13 @@ class GateSession:
         settings = self.settings
         return {
             "tier": settings.tier,
-            "models": {model.name: {"source": model.source if model.builtin else Path(model.source).name, "revision": model.revision} for model in settings.models},
+            "models": {
+                model.name: {
+                    "source": model.source if model.builtin else Path(model.source).name,
+                    "revision": model.revision,
+                }
+                for model in settings.models
+            },
             "seed": settings.seed,
             "texts": [text.name for text in settings.texts],
             "specs": len(self.matrix.specs),
@@ -184,12 +204,18 @@ class GateSession:
     def header_lines(self) -> list[str]:
         """What is under test, for people."""
         settings, found = self.settings, self.matrix
-        models = ", ".join(f"{model.name} ({model.source})" if model.name != model.source else model.name for model in settings.models)
+        models = ", ".join(
+            f"{model.name} ({model.source})" if model.name != model.source else model.name
+            for model in settings.models
+        )
         return [
-            f"quantcheck {quantcheck.__version__}: {models} | tier {settings.tier} | device {settings.device} | dtype {settings.dtype} | seed {settings.seed}",
-            f"quantcheck matrix: {len(found.specs)} specs of {', '.join(dict.fromkeys(spec.method for spec in found.specs))}, {len(self.cells)} gates, "
+            f"quantcheck {quantcheck.__version__}: {models} | tier {settings.tier} | device "
+            f"{settings.device} | dtype {settings.dtype} | seed {settings.seed}",
+            f"quantcheck matrix: {len(found.specs)} specs of "
+            f"{', '.join(dict.fromkeys(spec.method for spec in found.specs))}, {len(self.cells)} gates, "
             f"{found.unsupported} unsupported combinations left out",
-            f"quantcheck baselines: {settings.baselines} | policy {self.policy.path} | cache {settings.cache or 'default'}",
+            f"quantcheck baselines: {settings.baselines} | policy {self.policy.path} | cache "
+            f"{settings.cache or 'default'}",
         ]
 
     def _text(self, name: str, path: Path, windows: int | None) -> TextSource:
@@ -197,22 +223,40 @@ class GateSession:
         return TextSource(name, path, settings.text_separator, settings.text_bos, windows, settings.window)
 
     def _vanished(self, model: ModelSpec, spec: QuantSpec) -> list[str]:
-        """Accepted metrics that this run should have produced: all of the built-in model's, and those on the texts that were given."""
+        """Accepted metrics that this run should produce: the built-in model's, those on the texts given."""
         planned = self.metrics(model)
         texts = {text.name for text in self.texts()}
         files = [self.baseline_file(model.name, device, str(spec)) for device in DEVICES]
-        stored = dict.fromkeys(metric for file in files if file for metric in file.metrics(self.settings.tier))
-        return [metric for metric in stored if metric not in planned and (model.builtin or metric.partition("/")[2] in texts)]
+        stored = dict.fromkeys(
+            metric for file in files if file for metric in file.metrics(self.settings.tier)
+        )
+        return [
+            metric
+            for metric in stored
+            if metric not in planned and (model.builtin or metric.partition("/")[2] in texts)
+        ]
 
     def _accept(
-        self, cell: Cell, runner: Runner, measured: Measurement, difference: PairedDifference | None, old: Figure | None, snapshot: SnapshotAssertion
+        self,
+        cell: Cell,
+        runner: Runner,
+        measured: Measurement,
+        difference: PairedDifference | None,
+        old: Figure | None,
+        snapshot: SnapshotAssertion,
     ) -> str:
         from quantcheck.snapshot import accept
 
         assert difference is not None
         basis = runner.basis(cell.model, cell.spec)
         date = datetime.datetime.now(datetime.UTC).date().isoformat()
-        made = {"basis": asdict(basis), "date": date, "libraries": library_versions(), "machine": machine(), "quantcheck": quantcheck.__version__}
+        made = {
+            "basis": asdict(basis),
+            "date": date,
+            "libraries": library_versions(),
+            "machine": machine(),
+            "quantcheck": quantcheck.__version__,
+        }
         new = Figure(
             mean=measured.mean,
             value=measured.value,
@@ -232,9 +276,10 @@ class GateSession:
 
 
 def register_entry_points() -> list[str]:
-    """Register the methods of installed packages (entry point group ``quantcheck.methods``) and return their names.
+    """Register the methods of installed packages, by entry point, and return their names.
 
-    An entry point names an object with ``capabilities`` and the `quantcheck.methods.base.Method` protocol.
+    An entry point of the group ``quantcheck.methods`` names an object with ``capabilities`` that follows the
+    protocol `quantcheck.methods.base.Method`.
     """
     names = []
     for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
@@ -252,4 +297,4 @@ def packaged_folder(name: str) -> Path:
 
 
 def _finite(number: float) -> float | None:
-    return number if number == number else None
+    return None if math.isnan(number) else number

@@ -1,8 +1,8 @@
 """The syrupy extension: where ``--snapshot-update`` lands.
 
-syrupy decides that a figure is to be stored; this module says where. A snapshot is one figure in a baseline file, addressed by
-``model|device|spec|tier|metric``. Nothing is ever removed here: a run with model B leaves model A's files alone, and a baseline is deleted
-by deleting its file.
+syrupy decides that a figure is to be stored; this module says where. A snapshot is one figure in a baseline
+file, addressed by ``model|device|spec|tier|metric``. Nothing is ever removed here: a run with model B leaves
+model A's files alone, and a baseline is deleted by deleting its file.
 """
 
 from __future__ import annotations
@@ -51,14 +51,16 @@ class BaselineExtension(AbstractSyrupyExtension):
         return json.dumps(data, sort_keys=True, allow_nan=False)
 
     def discover_snapshots(self, **_: Any) -> SnapshotCollections:
-        """None: syrupy deletes what it discovers and does not see used, and another model's baselines are not this run's."""
+        """None: syrupy deletes what it discovers and does not see used, such as another model's baselines."""
         return SnapshotCollections()
 
     def read_snapshot_collection(self, *, snapshot_location: str) -> SnapshotCollection:
         """An empty collection, for the reason given at `discover_snapshots`."""
         return SnapshotCollection(location=snapshot_location)
 
-    def read_snapshot_data_from_location(self, *, snapshot_location: str, snapshot_name: str, session_id: str) -> None:
+    def read_snapshot_data_from_location(
+        self, *, snapshot_location: str, snapshot_name: str, session_id: str
+    ) -> None:
         """Nothing: the gate has read and judged the accepted figure before it asks for an update."""
         return
 
@@ -66,7 +68,9 @@ class BaselineExtension(AbstractSyrupyExtension):
         """Never deletes; see the module's docstring."""
 
     @classmethod
-    def write_snapshot_collection(cls, *, snapshot_collection: SnapshotCollection, name_order: dict[str, int] | None = None) -> None:
+    def write_snapshot_collection(
+        cls, *, snapshot_collection: SnapshotCollection, name_order: dict[str, int] | None = None
+    ) -> None:
         """Merge the figures into their file, under a lock: workers update one file side by side."""
         location = Path(snapshot_collection.location)
         lock = Path(tempfile.gettempdir()) / f"quantcheck-{digest([str(location)])}.lock"
@@ -76,12 +80,17 @@ class BaselineExtension(AbstractSyrupyExtension):
 
 
 def accept(
-    snapshot: SnapshotAssertion, root: Path, address: tuple[str, str, str, str, str], figure: Figure, made: Mapping[str, Any]
+    snapshot: SnapshotAssertion,
+    root: Path,
+    address: tuple[str, str, str, str, str],
+    figure: Figure,
+    made: Mapping[str, Any],
 ) -> None:
-    """Store ``figure`` below ``root`` through syrupy's update path; ``address`` is model, device, spec, tier, metric.
+    """Store ``figure`` below ``root`` by syrupy; ``address`` is model, device, spec, tier and metric.
 
     Raises:
-        BaselineError, ValueError, OSError: whatever kept the figure from being stored; syrupy itself would hide it.
+        BaselineError, ValueError, OSError: whatever kept the figure from being stored; syrupy itself would
+            hide it.
     """
     extension = type("BaselineExtension", (BaselineExtension,), {"root": root})
     payload = {"address": list(address), "figure": asdict(figure), "made": dict(made)}

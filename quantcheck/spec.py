@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import PurePath
@@ -16,7 +17,9 @@ ULTRA_LOW_BITS = 4
 
 OptionValue = bool | int | float | str
 
-_HEAD = re.compile(r"^(?P<method>[a-z][a-z0-9_]*)-w(?P<bits>\d+(?:\.\d+)?)(?:a(?P<act_bits>\d+))?(?P<rest>(?:-.*)?)$")
+_HEAD = re.compile(
+    r"^(?P<method>[a-z][a-z0-9_]*)-w(?P<bits>\d+(?:\.\d+)?)(?:a(?P<act_bits>\d+))?(?P<rest>(?:-.*)?)$"
+)
 _OPTION = re.compile(r"^(?P<name>[a-z][a-z0-9_]*)(?:=(?P<value>[A-Za-z0-9_.]+))?$")
 _MODEL_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 
@@ -26,15 +29,16 @@ class QuantSpec:
     """One way to quantize a model: ``gptq-w3-g128-act_order``.
 
     ``str(spec)`` is its id and `parse` reads it back. After method and width come, in this order, the group
-    size (left out: per channel), the grid (left out: ``asym``) and the options, sorted by name (``name`` for a true flag,
-    ``name=value`` otherwise).
+    size (left out: per channel), the grid (left out: ``asym``) and the options, sorted by name (``name`` for
+    a true flag, ``name=value`` otherwise).
 
     Attributes:
         method: registered method name.
         bits: nominal weight bits, in bits per weight.
         act_bits: activation bits, ``None`` when activations stay in floating point.
         group_size: consecutive input columns that share a scale; ``None`` is per channel.
-        grid: ``asym`` (scale and zero point), ``sym`` (GPTQ's: scale 2m/(2^b-1), zero point 2^(b-1)) or ``symr`` (restricted range: 2^(b-1)-1 levels a side).
+        grid: ``asym`` (scale and zero point), ``sym`` (GPTQ's: scale 2m/(2^b-1), zero point 2^(b-1)) or
+            ``symr`` (restricted range: 2^(b-1)-1 levels a side).
         options: the method's own options.
     """
 
@@ -49,7 +53,10 @@ class QuantSpec:
         if not 0 < self.bits <= 16:
             raise SpecError(f"bits must lie above 0 and at most at 16, got {self.bits:g}")
         if self.group_size is not None and self.group_size < 1:
-            raise SpecError(f"group_size must be 1 or more, got {self.group_size}; leave '-g...' out for per-channel scales")
+            raise SpecError(
+                f"group_size must be 1 or more, got {self.group_size}; leave '-g...' out for per-channel "
+                f"scales"
+            )
         if self.grid not in GRIDS:
             raise SpecError(f"unknown grid {self.grid!r}; known: {', '.join(GRIDS)}")
         object.__setattr__(self, "options", tuple(sorted(self.options)))
@@ -72,12 +79,17 @@ class QuantSpec:
         """
         head = _HEAD.match(text)
         if head is None:
-            raise SpecError(f"{text!r} is no spec id; expected method-wBITS[aBITS][-gGROUP][-grid][-option[=value]...], such as gptq-w3-g128")
-        tail = [token for token in head["rest"].split("-")[1:]]
+            raise SpecError(
+                f"{text!r} is no spec id; expected method-wBITS[aBITS][-gGROUP][-grid][-option[=value]...], "
+                f"such as gptq-w3-g128"
+            )
+        tail = head["rest"].split("-")[1:]
         group_size, grid, options = None, "asym", {}
         for token in tail:
             if token == "g":
-                raise SpecError(f"group_size in {text!r} must be 1 or more; leave '-g...' out for per-channel scales")
+                raise SpecError(
+                    f"group_size in {text!r} must be 1 or more; leave '-g...' out for per-channel scales"
+                )
             if re.fullmatch(r"g\d+", token):
                 group_size = int(token[1:])
             elif token in GRIDS:
@@ -107,7 +119,6 @@ class QuantSpec:
 
 def refusal(spec: QuantSpec, capabilities: Capabilities) -> str | None:
     """Why a method with these capabilities cannot serve ``spec``; ``None`` when it can."""
-    known = dict(capabilities.options)
     if spec.bits not in capabilities.bits:
         return f"{spec.method} supports {_listed(capabilities.bits)} weight bits, not {_number(spec.bits)}"
     if spec.act_bits not in capabilities.act_bits:
@@ -116,12 +127,7 @@ def refusal(spec: QuantSpec, capabilities: Capabilities) -> str | None:
         return f"{spec.method} takes no group size"
     if spec.grid not in capabilities.grids:
         return f"{spec.method} supports the grids {', '.join(capabilities.grids)}, not {spec.grid}"
-    for name, value in spec.options:
-        if name not in known:
-            return f"{spec.method} has no option {name!r}; it has {', '.join(sorted(known)) or 'none'}"
-        if known[name] is not type(value) and not (known[name] is float and type(value) is int):
-            return f"option {name} of {spec.method} takes a value of type {known[name].__name__}, got {value!r}"
-    return None
+    return next(_option_refusals(spec, dict(capabilities.options)), None)
 
 
 @dataclass(frozen=True)
@@ -140,12 +146,14 @@ class ModelSpec:
 
     @classmethod
     def parse(cls, text: str) -> ModelSpec:
-        """Read ``[NAME=]PATH_OR_HUB_ID[@revision]``; the default name is the folder's, or the hub id with ``--`` for ``/``."""
+        """Read ``[NAME=]PATH_OR_HUB_ID[@revision]``; the default name is the folder's, or the hub id's."""
         alias, equals, rest = text.partition("=")
         source = rest if equals and "/" not in alias else text
         source, _, revision = source.partition("@")
         if not source:
-            raise ModelError(f"{text!r} names no model; expected a folder or a hub id, optionally with @revision")
+            raise ModelError(
+                f"{text!r} names no model; expected a folder or a hub id, optionally with @revision"
+            )
         is_hub_id = source.count("/") == 1 and not source.startswith((".", "/", "~"))
         default = source.replace("/", "--") if is_hub_id else PurePath(source).name
         name = alias if equals and "/" not in alias else default
@@ -162,10 +170,21 @@ class ModelSpec:
         return self.source == BUILTIN
 
 
+def _option_refusals(spec: QuantSpec, known: Mapping[str, type]) -> Iterator[str]:
+    for name, value in spec.options:
+        if name not in known:
+            yield f"{spec.method} has no option {name!r}; it has {', '.join(sorted(known)) or 'none'}"
+        elif known[name] is not type(value) and not (known[name] is float and type(value) is int):
+            yield f"option {name} of {spec.method} takes a {known[name].__name__}, got {value!r}"
+
+
 def _option(token: str, text: str) -> tuple[str, OptionValue]:
     match = _OPTION.match(token)
     if match is None:
-        raise SpecError(f"{token!r} in spec {text!r} is neither a group size (g128), a grid ({', '.join(GRIDS)}) nor an option (name or name=value)")
+        raise SpecError(
+            f"{token!r} in spec {text!r} is neither a group size (g128), a grid ({', '.join(GRIDS)}) nor an "
+            f"option (name or name=value)"
+        )
     return match["name"], True if match["value"] is None else _value(match["value"])
 
 

@@ -1,4 +1,4 @@
-"""What one pytest run holds: the session, the runner with its cache, the progress line. Glue between hooks and objects without pytest."""
+"""What one pytest run holds: glue between the hooks and the objects that know nothing of pytest."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -95,7 +96,7 @@ class State:
         where = self.session.settings.cache
         if where == "off":
             return Cache.temporary(Path(self.run_folder))
-        return Cache.open(Path(where) if where else default_root(os.environ))
+        return Cache.open(Path(where) if where else default_root(os.environ), warn=self._warn)
 
     @cached_property
     def runner(self) -> Runner:
@@ -133,7 +134,10 @@ class State:
         cells = [cell for cell in map(_cell, items) if cell is not None]
         if not items:
             expression = f"-m {self.config.getoption('markexpr')!r} -k {self.config.getoption('keyword')!r}"
-            raise DataError(f"nothing is selected: {expression} left none of {len(self.session.cells)} gates; see --quantcheck-list")
+            raise DataError(
+                f"nothing is selected: {expression} left none of {len(self.session.cells)} gates; see "
+                f"--quantcheck-list"
+            )
         if not cells:
             return
         preflight(self.session, cells)
@@ -148,7 +152,9 @@ class State:
         """The model that ``spec`` makes of ``model``."""
         return QuantizedModel(self, self.session.model(model), self.session.spec(spec))
 
-    def decide(self, item: pytest.Item, model: QuantizedModel, metric: str, snapshot: SnapshotAssertion) -> GateRecord:
+    def decide(
+        self, item: pytest.Item, model: QuantizedModel, metric: str, snapshot: SnapshotAssertion
+    ) -> GateRecord:
         """Decide one gate and keep its record with the test that asked for it."""
         record = self.session.decide(self.runner, Cell(model.model, model.spec, metric), snapshot)
         item.stash.setdefault(RECORDS, []).append(record)
@@ -182,8 +188,10 @@ class State:
         for text, colour in lines(self.session.run_record(_records(raw))):
             reporter.write_line(text, **({colour: True} if colour else {}))
 
+    def _warn(self, text: str) -> None:
+        self.config.issue_config_time_warning(pytest.PytestWarning(text), stacklevel=2)
+
     def _make_progress(self) -> Progress:
-        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         mode = choose_mode(
             self.session.settings.progress,
             isatty=sys.stdout.isatty(),
@@ -191,29 +199,15 @@ class State:
             ci=os.environ.get("CI", ""),
             worker=hasattr(self.config, "workerinput"),
         )
-        newline = getattr(reporter, "ensure_newline", lambda: None)
-        return Progress(_Uncaptured(self.config), mode, newline=newline)
-
-
-class _Uncaptured:
-    """A stream to the terminal past pytest's capturing."""
-
-    encoding = getattr(sys.stdout, "encoding", None)
-
-    def __init__(self, config: pytest.Config) -> None:
-        self._writer = config.get_terminal_writer()
-        self._capture = config.pluginmanager.get_plugin("capturemanager")
-
-    def write(self, text: str) -> int:
-        if self._capture is None:
-            self._writer.write(text, flush=True)
-            return len(text)
-        with self._capture.global_and_fixture_disabled():
-            self._writer.write(text, flush=True)
-        return len(text)
-
-    def flush(self) -> None:
-        self._writer.flush()
+        plugins = self.config.pluginmanager
+        reporter, capture = plugins.get_plugin("terminalreporter"), plugins.get_plugin("capturemanager")
+        # The terminal writer's own file reaches the terminal while pytest captures what tests print.
+        return Progress(
+            getattr(self.config.get_terminal_writer(), "_file", sys.stdout),
+            mode,
+            newline=getattr(reporter, "ensure_newline", lambda: None),
+            uncaptured=capture.global_and_fixture_disabled if capture else nullcontext,
+        )
 
 
 def _cell(item: pytest.Item) -> Cell | None:

@@ -9,12 +9,17 @@ from quantcheck.record import GateRecord
 from quantcheck.report.figures import figure, signed
 
 NEXT = {
-    Verdict.NOT_QUANTIZED: "check that the method quantized every decoder Linear and that nothing restored the float weights",
-    Verdict.NON_FINITE: "look for NaN or Inf in the artifact's scales and in the model's logits; nothing of this run was stored",
-    Verdict.STALE_BASELINE: "the accepted figure is of another setting: rerun under that setting, or accept this one with --snapshot-update",
+    Verdict.NOT_QUANTIZED: "check that the method quantized every decoder Linear and that nothing restored "
+    "the float weights",
+    Verdict.NON_FINITE: "look for NaN or Inf in the artifact's scales and in the model's logits; nothing of "
+    "this run was stored",
+    Verdict.STALE_BASELINE: "the accepted figure is of another setting: rerun under that setting, or accept "
+    "this one with --snapshot-update",
     Verdict.NO_BASELINE: "review the figures, then accept them with the same command and --snapshot-update",
-    Verdict.BELOW_FLOOR: "accepting a baseline never moves a floor: mend the method, or change the policy file with a reason in review",
-    Verdict.REGRESSED: "mend what changed since the baseline; if the loss is intended, accept it with the same command and --snapshot-update",
+    Verdict.BELOW_FLOOR: "accepting a baseline never moves a floor: mend the method, or change the policy "
+    "file with a reason in review",
+    Verdict.REGRESSED: "mend what changed since the baseline; if the loss is intended, accept it with the "
+    "same command and --snapshot-update",
     Verdict.INCONCLUSIVE: "measure more items (--quantcheck-tier standard, or more --quantcheck-windows)",
     Verdict.IMPROVED: "accept the better figure as the new baseline with --snapshot-update",
     Verdict.PASS: "",
@@ -25,13 +30,21 @@ def message(gate: GateRecord, machine: Mapping[str, str]) -> str:
     """A message that stands alone, several lines."""
     lines = [f"{gate.verdict}: {gate.metric} of {gate.model} quantized by {gate.spec} ({gate.tier} tier)"]
     if gate.value is not None:
-        lines.append(f"  measured   {figure(gate.metric, gate.value)} {gate.unit}, {_direction(gate)}, n = {gate.n}")
+        lines.append(
+            f"  measured   {figure(gate.metric, gate.value)} {gate.unit}, {_direction(gate)}, n = {gate.n}"
+        )
     if gate.reference is not None:
         lines.append(f"  reference  {figure(gate.metric, gate.reference)} at full precision, same items")
     if gate.worse is not None:
-        lines.append(f"  worse by   {signed(gate.worse)} ± {signed(gate.worse_stderr)} {difference_unit(gate)} (paired), floor {_bound(gate.floor)}")
+        lines.append(
+            f"  worse by   {signed(gate.worse)} ± {signed(gate.worse_stderr)} {difference_unit(gate)} "
+            f"(paired), floor {_bound(gate.floor)}"
+        )
     if gate.baseline is not None:
-        lines.append(f"  baseline   {figure(gate.metric, gate.baseline)}, drift {signed(gate.drift)}, margin {_bound(gate.drift_margin)}")
+        lines.append(
+            f"  baseline   {figure(gate.metric, gate.baseline)}, drift {signed(gate.drift)}, margin "
+            f"{_bound(gate.drift_margin)}"
+        )
     if gate.bpw is not None and gate.nominal_bits is not None:
         lines.append(f"  artifact   {gate.bpw:.3f} bits per weight stored, {gate.nominal_bits:.3g} nominal")
     lines += [f"  because    {reason}" for reason in gate.reasons]

@@ -10,6 +10,7 @@ from quantcheck.measurement import kind_of
 from quantcheck.record import GateRecord, RunRecord
 from quantcheck.report.figures import arrow, figure, signed
 
+COLLAPSED = "declared collapsed (no floor; drift, artifact and finiteness gate)"
 ACCEPT = "accept with the same command and --snapshot-update"
 
 
@@ -27,7 +28,11 @@ def lines(run: RunRecord) -> Iterator[tuple[str, str]]:
     yield from ((line, "yellow") for line in accepted_lines(run.gates))
     yield summary(run), "red" if red else "green"
     if any(gate.verdict is Verdict.NO_BASELINE for gate in red):
-        yield f"No baseline yet for {_listed(red, Verdict.NO_BASELINE)}: review the figures above, then {ACCEPT}.", "yellow"
+        yield (
+            f"No baseline yet for {_listed(red, Verdict.NO_BASELINE)}: review the figures above, then "
+            f"{ACCEPT}.",
+            "yellow",
+        )
 
 
 def summary(run: RunRecord) -> str:
@@ -67,9 +72,11 @@ def _model_tables(model: str, gates: Sequence[GateRecord]) -> Iterator[tuple[str
         section = [gate for gate in gates if gate.collapsed is collapsed]
         if not section:
             continue
-        yield f"{model}: {'declared collapsed (no floor; drift, artifact and finiteness gate)' if collapsed else 'usable'}", ""
+        yield f"{model}: {COLLAPSED if collapsed else 'usable'}", ""
         shown = [metric for metric in metrics if any(gate.metric == metric for gate in section)]
-        rows = [("spec", *(f"{metric} {arrow(kind_of(metric).higher_is_better)}" for metric in shown), "verdict")]
+        rows = [
+            ("spec", *(f"{metric} {arrow(kind_of(metric).higher_is_better)}" for metric in shown), "verdict")
+        ]
         rows.append(("full precision", *(_reference(section, metric) for metric in shown), ""))
         for spec, row in groupby(sorted(section, key=lambda gate: gate.spec), key=lambda gate: gate.spec):
             rows.append(_spec_row(spec, list(row), shown))

@@ -29,7 +29,9 @@ class ReportTarget:
         """
         kind, colon, path = text.partition(":")
         if kind not in RENDERERS or not colon or not path:
-            raise QuantcheckError(f"{text!r} is no report; expected KIND:PATH with KIND one of {', '.join(RENDERERS)}")
+            raise QuantcheckError(
+                f"{text!r} is no report; expected KIND:PATH with KIND one of {', '.join(RENDERERS)}"
+            )
         if Path(path).is_dir():
             raise QuantcheckError(f"report path {path!r} is a folder; name a file in it")
         return cls(kind, Path(path))
