@@ -1,4 +1,4 @@
-"""Metrics: perplexity, divergence from the reference, and zero-shot accuracy, each with its per-item outcomes.
+"""Metrics: perplexity, divergence from the reference and zero-shot accuracy, item by item.
 
-Importing this package imports no torch; `quantcheck.metrics.catalog` does not either.
+Importing this package or `quantcheck.metrics.catalog` imports no torch.
 """

@@ -1,7 +1,7 @@
 """Which metrics a model has at a tier, and on which items: data alone, no torch, nothing read from disk.
 
-The built-in model is measured on its three registers and its task families. Any other model is measured on the texts that
-the user names, since nobody else's model knows the built-in world.
+The built-in model is measured on its three registers and its task families. Any other model is measured on
+the texts that the user names, since nobody else's model knows the built-in world.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class MetricPlan:
         return texts + tuple(f"acc/{name}" for name in (self.tasks.reported if self.tasks else ()))
 
     def only(self, metrics: Collection[str]) -> MetricPlan:
-        """The part of the plan that yields these metrics; raises `DataError` for one that it does not have."""
+        """The part of the plan that yields these metrics; raises `DataError` for one it does not have."""
         for name in metrics:
             if name not in self.metrics:
                 raise DataError(f"unknown metric {name!r}{did_you_mean(name, self.metrics)}")

@@ -1,4 +1,4 @@
-"""The language-model adapter that lm-eval scores: log-likelihoods of continuations, exact and in a fixed order."""
+"""The language-model adapter that lm-eval scores: exact log-likelihoods, in a fixed order."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from quantcheck.errors import DataError
-from quantcheck.metrics.text import Progress
 from quantcheck.models.load import full_precision
+from quantcheck.progress import Update
 
 Request = tuple[tuple[str, str], list[int], list[int]]
 Prefix = tuple[int, ...]
@@ -24,12 +24,12 @@ Prefix = tuple[int, ...]
 _BATCH_TOKENS = 4096
 
 
-class HarnessModel(TemplateLM):
+class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
     """A causal model and its tokenizer as lm-eval sees them.
 
-    Prompts carry no BOS token, as in the harness of the LLaMA3 quantization study. A prompt longer than the context loses its
-    beginning, as in lm-eval's own ``HFLM``. Requests that share all but their last token cost one forward pass together: the
-    letters of a question with lettered choices, say.
+    Prompts carry no BOS token, as in the harness of the LLaMA3 quantization study (arXiv 2404.14047). A
+    prompt longer than the context loses its beginning, as in lm-eval's own ``HFLM``. Requests that share all
+    but their last token cost one forward pass together: the letters of a question with lettered choices, say.
 
     Args:
         model: returns logits, [batch, length, vocabulary].
@@ -43,7 +43,7 @@ class HarnessModel(TemplateLM):
         model: nn.Module,
         tokenizer: PreTrainedTokenizerBase,
         context_length: int,
-        progress: Progress | None = None,
+        progress: Update | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -59,7 +59,7 @@ class HarnessModel(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """What conditions a continuation without context: BOS, or the end-of-sequence token where there is no BOS."""
+        """What conditions a continuation without context: BOS, or end-of-sequence where there is none."""
         return (
             int(self.tokenizer.bos_token_id) if self.tokenizer.bos_token_id is not None else self.eot_token_id
         )
@@ -69,8 +69,9 @@ class HarnessModel(TemplateLM):
         return list(self.tokenizer.encode(string, add_special_tokens=False))
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """Log-likelihood of each continuation given its context, and whether greedy decoding would produce it."""
-        return super().loglikelihood(requests, disable_tqdm=True)
+        """Log-likelihood of each continuation after its context, and whether greedy decoding gives it."""
+        answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        return answers
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
         """Log-likelihood of each whole text, every token predicted once, with as much context as fits."""
@@ -103,7 +104,7 @@ class HarnessModel(TemplateLM):
         return [answers[index] for index in range(len(requests))]
 
     def _logits(self, batch: Sequence[Prefix]) -> Tensor:
-        """Logits of prefixes padded on the right, which a causal model does not see: [batch, longest, vocabulary]."""
+        """Logits, [batch, longest, vocabulary]; a causal model does not see the padding on the right."""
         longest = max(map(len, batch))
         ids = torch.tensor([prefix + (0,) * (longest - len(prefix)) for prefix in batch], device=self._device)
         with full_precision():

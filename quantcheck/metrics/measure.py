@@ -9,9 +9,10 @@ from transformers import PreTrainedTokenizerBase
 
 from quantcheck.measurement import Measurement
 from quantcheck.metrics.catalog import MetricPlan
-from quantcheck.metrics.text import Progress, ReferenceOutputs, measure_text
+from quantcheck.metrics.text import ReferenceOutputs, measure_text
 from quantcheck.metrics.zeroshot import TaskSet, load_tasks, measure_tasks
 from quantcheck.models.text import Windows, evaluation_windows
+from quantcheck.progress import Update
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ def measure(
     workload: Workload,
     *,
     reference: ReferenceOutputs | None = None,
-    progress: Progress | None = None,
+    progress: Update | None = None,
 ) -> dict[str, Measurement]:
     """Measure a model, reference or quantized.
 

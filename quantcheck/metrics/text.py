@@ -1,18 +1,19 @@
 """Perplexity, KL divergence and top-1 agreement: one forward pass a batch of windows gives all three.
 
-For a window of L inputs with labels y_1..y_L, a model p and a reference r (log-softmax in float32, sums in float64):
+For a window of L inputs with labels y_1..y_L, a model p and a reference r (float32 log-softmax, float64
+sums):
 
     NLL = -1/L sum_t log p_t(y_t)                      perplexity = exp(mean of the windows' NLL)
     KL(r || p) = 1/L sum_t sum_v r_t(v) (log r_t(v) - log p_t(v))     in nats
     top-1 agreement = 1/L sum_t [argmax r_t = argmax p_t]
 
-With windows of 2048, or of the model's context, this is the perplexity of GPTQ's evaluation (Frantar et al., arXiv 2210.17323)
-and of those who follow it, with the label of a window's last position counted too.
+With windows of 2048, or of the model's context, this is the perplexity of GPTQ's evaluation (Frantar et al.,
+arXiv 2210.17323) and of those who follow it, with the label of a window's last position counted too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,7 @@ from quantcheck.measurement import Measurement, measurement
 from quantcheck.metrics.catalog import TEXT_KINDS, version
 from quantcheck.models.load import full_precision
 from quantcheck.models.text import Windows
-
-Progress = Callable[[str, int, int], None]
+from quantcheck.progress import Update
 
 REFERENCE_BUDGET = 512 << 20
 _BATCH_TOKENS = 2048
@@ -36,7 +36,7 @@ _WORDS = {
 
 
 class ReferenceOutputs:
-    """The reference model's log-probabilities: kept while they fit in a budget, computed again where they do not.
+    """The reference model's log-probabilities: kept while they fit in a budget, else computed again.
 
     Args:
         model: the full-precision model.
@@ -49,7 +49,7 @@ class ReferenceOutputs:
         self._kept: dict[tuple[str, int], Tensor] = {}
 
     def log_probs(self, windows: Windows, start: int) -> Tensor:
-        """Log-probabilities of the batch that begins at window ``start``: float32, [batch, length, vocabulary]."""
+        """Log-probabilities of the batch from window ``start``: float32, [batch, length, vocabulary]."""
         key = (windows.digest, start)
         if key not in self._kept:
             computed = _log_probs(self._model, windows, start)
@@ -66,7 +66,7 @@ def measure_text(
     kinds: Collection[str] = TEXT_KINDS,
     *,
     reference: ReferenceOutputs | None = None,
-    progress: Progress | None = None,
+    progress: Update | None = None,
 ) -> dict[str, Measurement]:
     """Measure a model on one text.
 

@@ -1,9 +1,10 @@
 """Multiple-choice accuracy by lm-eval itself, on our own language-model adapter.
 
-lm-eval builds the prompts and decides which choice wins; this file hands it the items and the log-likelihoods and keeps what
-became of each item. A task is a YAML file of lm-eval's (``dataset_path: json``, ``data_files`` beside the YAML, ``output_type:
-multiple_choice``, the headline metric, ``acc`` or ``acc_norm``, first in ``metric_list``). The items are read here and given to
-lm-eval in memory: no data set cache is written and nothing is looked up on a network.
+lm-eval builds the prompts and decides which choice wins; this file hands it the items and the log-likelihoods
+and keeps what became of each item. A task is one of lm-eval's YAML files, with ``dataset_path: json``,
+``data_files`` beside the YAML, ``output_type: multiple_choice``, and the headline metric, ``acc`` or
+``acc_norm``, first in ``metric_list``. The items are read here and given to lm-eval in memory: no data set
+cache is written and no network is asked.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from quantcheck.errors import DataError
 from quantcheck.measurement import Measurement, digest, measurement
 from quantcheck.metrics.catalog import POOLED, TaskPlan, version
 from quantcheck.metrics.harness import HarnessModel
-from quantcheck.metrics.text import Progress
+from quantcheck.progress import Update
 from quantcheck.registry import did_you_mean
 
 HEADLINES = ("acc", "acc_norm")
@@ -93,7 +94,7 @@ def measure_tasks(
     tasks: TaskSet,
     *,
     context_length: int,
-    progress: Progress | None = None,
+    progress: Update | None = None,
 ) -> dict[str, Measurement]:
     """Accuracy on the items of each family asked for, and of all families together (``acc/pooled``)."""
     outcomes = run_tasks(model, tokenizer, tasks, context_length=context_length, progress=progress)
@@ -110,7 +111,7 @@ def run_tasks(
     tasks: TaskSet,
     *,
     context_length: int,
-    progress: Progress | None = None,
+    progress: Update | None = None,
 ) -> dict[str, TaskOutcomes]:
     """Run lm-eval over the tasks and keep every item's outcome, by task."""
     adapter = HarnessModel(model, tokenizer, context_length, progress)
@@ -168,7 +169,7 @@ def _check_answers(task: ConfigurableTask, name: str) -> None:
 
 
 def _answer(task: ConfigurableTask, item: Json) -> Any:
-    """The index of the right choice; where the choices are contexts (WinoGrande), lm-eval keeps it in doc_to_text."""
+    """The index of the right choice, which lm-eval has in doc_to_text where choices are contexts."""
     return task.doc_to_text(item) if task.multiple_input else task.doc_to_target(item)
 
 
@@ -176,7 +177,8 @@ def _read_splits(config: Mapping[str, Any], folder: Path, name: str) -> dict[str
     files = (config.get("dataset_kwargs") or {}).get("data_files")
     if config.get("dataset_path") != "json" or not isinstance(files, dict):
         raise DataError(
-            f"task {name}: expected dataset_path: json and, under dataset_kwargs, data_files with a file a split"
+            f"task {name}: expected dataset_path: json and, under dataset_kwargs, data_files with a file "
+            "a split"
         )
     return {
         split: datasets.Dataset.from_list(_read_items(folder / file, name)) for split, file in files.items()

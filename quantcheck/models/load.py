@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -55,7 +55,7 @@ def load_model(spec: ModelSpec, *, device: str, dtype: str = "auto") -> LoadedMo
     Args:
         spec: which model.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
-        dtype: ``float32``, ``float16``, ``bfloat16``, or ``auto``: float32 on a CPU, the stored dtype on a GPU.
+        dtype: ``float32``, ``float16``, ``bfloat16``, or ``auto``: float32 on a CPU, as stored on a GPU.
 
     Raises:
         ModelError: the model cannot be found, loaded or gated.
@@ -64,7 +64,7 @@ def load_model(spec: ModelSpec, *, device: str, dtype: str = "auto") -> LoadedMo
     chosen = choose_dtype(dtype, device=device, stored=source.stored_dtype)
     _check_device(device)
     tokenizer = load_tokenizer(source)
-    model = _load_weights(source, DTYPES[chosen]).to(device)
+    model = _load_weights(source, DTYPES[chosen], device)
     check_finite(model, spec)
     return LoadedModel(
         spec=spec,
@@ -125,14 +125,15 @@ def full_precision() -> Iterator[None]:
 def _check_device(device: str) -> None:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ModelError(
-            f"device {device!r}: torch sees no GPU here; use cpu, or install a CUDA build of torch on a machine with one"
+            f"device {device!r}: torch sees no GPU here; use cpu, "
+            "or a CUDA build of torch on a machine with one"
         )
 
 
-def _load_weights(source: ModelSource, dtype: torch.dtype) -> LlamaForCausalLM:
+def _load_weights(source: ModelSource, dtype: torch.dtype, device: str) -> LlamaForCausalLM:
     with _quiet():
         try:
-            model, info = LlamaForCausalLM.from_pretrained(
+            model, info = cast("Any", LlamaForCausalLM).from_pretrained(
                 str(source.folder),
                 dtype=dtype,
                 use_safetensors=True,
@@ -144,19 +145,22 @@ def _load_weights(source: ModelSource, dtype: torch.dtype) -> LlamaForCausalLM:
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(
-            f"model {source.spec}: the checkpoint lacks {len(missing)} weights, which would be random ({', '.join(missing[:3])}); download it again"
+            f"model {source.spec}: the checkpoint lacks {len(missing)} weights, which would be random "
+            f"({', '.join(missing[:3])}); download it again"
         )
-    return cast("LlamaForCausalLM", model.eval().requires_grad_(False))
+    return cast("LlamaForCausalLM", model.to(device).eval().requires_grad_(False))
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+    """Keep transformers' loading bar and load report off the terminal."""
+    log = cast("Any", transformers_logging)
+    bars, verbosity = log.is_progress_bar_enabled(), log.get_verbosity()
+    log.disable_progress_bar()
+    log.set_verbosity_error()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(verbosity)
+        log.set_verbosity(verbosity)
         if bars:
-            transformers_logging.enable_progress_bar()
+            log.enable_progress_bar()

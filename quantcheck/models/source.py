@@ -1,7 +1,7 @@
 """Where a model's files are, and whether they can be gated: every check that needs no torch.
 
-Accepted is what transformers' ``LlamaForCausalLM`` loads as it was trained: ``model_type`` "llama" (LLaMA 1 to 3 and what
-shares their architecture and config, such as TinyLlama, Vicuna or SmolLM), unquantized, stored as safetensors.
+Accepted is what transformers' ``LlamaForCausalLM`` loads as it was trained: ``model_type`` "llama" (LLaMA 1 to 3
+and what shares their architecture and config: TinyLlama, Vicuna, SmolLM), unquantized, stored as safetensors.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ def _folder(spec: ModelSpec) -> Path:
         )
     if path.is_absolute() or spec.source.startswith(".") or spec.source.count("/") != 1:
         raise ModelError(
-            f"model {spec.source}: no such folder; pass a folder with config.json, or a hub id owner/name[@revision]"
+            f"model {spec.source}: no such folder; pass a folder with config.json, "
+            "or a hub id owner/name[@revision]"
         )
     return _download(spec)
 
@@ -129,7 +130,7 @@ def _snapshot(spec: ModelSpec, patterns: list[str]) -> Path:
         raise ModelError(f"{what}: neither a folder here nor a valid hub id owner/name[@revision]") from error
     except (HfHubHTTPError, OSError) as error:
         raise ModelError(
-            f"{what}: no such folder here, and the hub cannot be reached while its files are not in the local cache; "
+            f"{what}: no such folder here, the hub cannot be reached, and its cache has no copy; "
             f"pass a folder, or run `hf download {spec.source}` where there is a network"
         ) from error
 
@@ -147,8 +148,8 @@ def _read_config(folder: Path, spec: ModelSpec) -> Mapping[str, Any]:
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "an unnamed method")
         raise ModelError(
-            f"model {spec}: already quantized by {method} (quantization_config in config.json); quantcheck makes the quantized "
-            "models itself from a full-precision one, so pass the checkpoint that this one was made from"
+            f"model {spec}: already quantized by {method} (quantization_config in config.json); "
+            "quantcheck quantizes by itself, so pass the full-precision checkpoint behind this one"
         )
     _check_architecture(config, spec)
     return config
@@ -158,12 +159,14 @@ def _check_architecture(config: Mapping[str, Any], spec: ModelSpec) -> None:
     model_type = config.get("model_type")
     if model_type != _MODEL_TYPE:
         raise ModelError(
-            f"model {spec}: model_type {model_type!r} is not of the LLaMA family; accepted: {_MODEL_TYPE!r} ({_ARCHITECTURE})"
+            f"model {spec}: model_type {model_type!r} is not of the LLaMA family; "
+            f"accepted: {_MODEL_TYPE!r} ({_ARCHITECTURE})"
         )
     architectures = config.get("architectures") or [_ARCHITECTURE]
     if _ARCHITECTURE not in architectures:
         raise ModelError(
-            f"model {spec}: architecture {', '.join(architectures)} is no language model; accepted: {_ARCHITECTURE}"
+            f"model {spec}: architecture {', '.join(architectures)} is no language model; "
+            f"accepted: {_ARCHITECTURE}"
         )
 
 
@@ -181,7 +184,8 @@ def _weight_files(folder: Path, spec: ModelSpec) -> tuple[Path, ...]:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing or not names:
         raise ModelError(
-            f"model {spec}: {index.name} names {', '.join(missing) or 'no file'}, not in {folder}; download the model again"
+            f"model {spec}: {index.name} names {', '.join(missing) or 'no file'}, not in {folder}; "
+            "download the model again"
         )
     return tuple(folder / name for name in names)
 
@@ -191,8 +195,8 @@ def _absent_weights(folder: Path) -> str:
     if not pickles:
         return f"no model.safetensors in {folder}; download the weights"
     return (
-        f"weights only as pickle ({', '.join(pickles[:3])}), which can run code when loaded and is refused; convert them where you "
-        "trust them, with save_pretrained(folder), which writes model.safetensors"
+        f"weights only as pickle ({', '.join(pickles[:3])}), refused because loading it can run code; "
+        "convert them where you trust them, with save_pretrained(folder), which writes model.safetensors"
     )
 
 
@@ -200,7 +204,8 @@ def _tokenizer_files(folder: Path, spec: ModelSpec) -> tuple[Path, ...]:
     found = tuple(sorted(folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()))
     if not any(path.stem == "tokenizer" for path in found):
         raise ModelError(
-            f"model {spec}: neither tokenizer.json nor tokenizer.model in {folder}; save its tokenizer beside the weights"
+            f"model {spec}: neither tokenizer.json nor tokenizer.model in {folder}; "
+            "save its tokenizer beside the weights"
         )
     return found
 
@@ -212,8 +217,8 @@ def _stored_dtype(weights: Iterable[Path], spec: ModelSpec) -> str:
     unknown = sorted(set(elements) - set(_DTYPES))
     if unknown:
         raise ModelError(
-            f"model {spec}: stores {', '.join(unknown)} tensors, so it is quantized already or of another kind; pass a checkpoint "
-            f"stored as {', '.join(_DTYPES.values())}"
+            f"model {spec}: stores {', '.join(unknown)} tensors: already quantized, or of another kind; "
+            f"pass a checkpoint stored as {', '.join(_DTYPES.values())}"
         )
     if not elements:
         raise ModelError(f"model {spec}: its safetensors files hold no tensor; download them again")
@@ -226,7 +231,8 @@ def _elements_by_dtype(path: Path, spec: ModelSpec) -> Counter[str]:
     expected = max((entry["data_offsets"][1] for entry in tensors), default=0)
     if data_bytes != expected:
         raise ModelError(
-            f"model {spec}: {path} holds {data_bytes} bytes of tensors, its header says {expected}; download it again"
+            f"model {spec}: {path} holds {data_bytes} bytes of tensors, its header says {expected}; "
+            "download it again"
         )
     elements: Counter[str] = Counter()
     for entry in tensors:

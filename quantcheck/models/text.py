@@ -1,8 +1,8 @@
 """Texts as token windows: what perplexity is measured on and what quantizers are calibrated with.
 
-One rule for every text: line ends become ``\\n``; split into documents, strip each, drop empty ones; tokenize, put BOS
-where the rule says, concatenate; cut into contiguous windows. The label of a window's last position is the next
-window's first token, so that every token but the first is predicted once.
+One rule for every text: unify line ends; split into documents, strip each, drop empty ones; tokenize, put BOS
+where its rule says, concatenate; cut into contiguous windows. The label of a window's last position is the
+next window's first token, so that every token but the first is predicted once.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class TextSource:
         name: the ``what`` of its metrics, as in ``ppl/<name>``.
         path: a UTF-8 file.
         separator: between documents; ``None`` makes the file one document.
-        bos: where the tokenizer's BOS token goes: before every ``document``, before the ``first``, or ``none``.
+        bos: the tokenizer's BOS token goes before every ``document``, before the ``first``, or ``none``.
         windows: how many windows to take, from the start; ``None`` takes all.
         window: inputs a window, in tokens; ``None`` takes the model's context, at most 2048.
     """
@@ -65,7 +65,7 @@ class Windows:
 
     Attributes:
         name: of the text.
-        ids: int64, [n, length + 1] where windows carry the label of their last position (evaluation), else [n, length].
+        ids: int64, [n, length + 1] with the label of the last position (evaluation), else [n, length].
         documents: int64, [n]: index of the document in which each window starts, for clustering.
         length: inputs a window, in tokens.
         protocol: how the text was cut, in words that a reader can compare.
@@ -124,7 +124,8 @@ def read_documents(source: TextSource) -> list[str]:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"text {source.name}: {source.path} is not UTF-8 at byte {error.start} ({error.reason}); convert it, with iconv for one"
+            f"text {source.name}: {source.path} is not UTF-8 at byte {error.start} ({error.reason}); "
+            "convert it, with iconv for one"
         ) from error
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     parts = [text] if source.separator is None else text.split(source.separator)
@@ -137,8 +138,8 @@ def read_documents(source: TextSource) -> list[str]:
 def shared_windows(calibration: Windows, evaluation: Windows) -> tuple[int, ...]:
     """Indices of the calibration windows that share a run of tokens with the evaluation windows.
 
-    Blocks of 64 evaluation tokens (a window's length, where that is shorter) at multiples of 64 are sought at every position of
-    the calibration windows: a shared run of 127 tokens inside one window of each is always found, one below 64 never.
+    Blocks of 64 evaluation tokens (a window's length, where that is shorter) at multiples of 64 are sought at
+    every position of the calibration windows: a shared run of 127 tokens is always found, one below 64 never.
     """
     run = min(_SHARED_RUN, calibration.length, evaluation.length)
     blocks = {
@@ -159,7 +160,8 @@ def _windows(
     length = source.window or min(MAX_WINDOW, context_length)
     if length > context_length:
         raise DataError(
-            f"text {source.name}: windows of {length} tokens exceed the model's context of {context_length}; ask for fewer"
+            f"text {source.name}: windows of {length} tokens exceed the model's context of "
+            f"{context_length}; ask for shorter ones"
         )
     ids, documents = _tokens(source, read_documents(source), tokenizer)
     count = _count(source, ids.size, length, extra=int(labelled))
@@ -178,13 +180,13 @@ def _count(source: TextSource, tokens: int, length: int, *, extra: int) -> int:
     available = (tokens - extra) // length
     if available < 1:
         raise DataError(
-            f"text {source.name}: {tokens} tokens in {source.path}, but one window of {length} needs {length + extra}; "
-            "give a longer text or a shorter window"
+            f"text {source.name}: {tokens} tokens in {source.path}, but one window of {length} needs "
+            f"{length + extra}; give a longer text or a shorter window"
         )
     if source.windows is not None and source.windows > available:
         raise DataError(
-            f"text {source.name}: {source.windows} windows of {length} asked for, but the {tokens} tokens in {source.path} make "
-            f"{available}; give a longer text or ask for fewer windows"
+            f"text {source.name}: {source.windows} windows of {length} asked for, but the {tokens} tokens in "
+            f"{source.path} make {available}; give a longer text or ask for fewer windows"
         )
     return source.windows or available
 
@@ -208,7 +210,8 @@ def _bos(source: TextSource, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         return []
     if not isinstance(tokenizer.bos_token_id, int):
         raise DataError(
-            f"text {source.name}: BOS rule {source.bos!r}, but the tokenizer has no BOS token; use the rule 'none'"
+            f"text {source.name}: BOS rule {source.bos!r}, but the tokenizer has no BOS token; "
+            "use the rule 'none'"
         )
     return [tokenizer.bos_token_id]
 
