@@ -52,7 +52,9 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     config.pluginmanager.register(Gathering(config), "quantcheck-gathering")
     if config.pluginmanager.hasplugin("xdist"):
-        config.pluginmanager.register(XdistHooks(), "quantcheck-xdist")
+        from quantcheck.distribution import XdistHooks
+
+        config.pluginmanager.register(XdistHooks(lambda: get_state(config).run_folder), "quantcheck-xdist")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -164,15 +166,6 @@ class Gathering:
         """Print the table."""
         if self.raw:
             get_state(self.config).print_summary(terminalreporter, self.raw)
-
-
-class XdistHooks:
-    """Hooks of pytest-xdist, registered only where it is installed."""
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_configure_node(self, node: Any) -> None:
-        """Tell each worker the run's own folder: without a cache, too, each spec is quantized once."""
-        node.workerinput["quantcheck_run_folder"] = get_state(node.config).run_folder
 
 
 def get_state(config: pytest.Config) -> State:
