@@ -11,7 +11,7 @@ CORE := quantcheck/artifact_facts.py,quantcheck/baseline.py,quantcheck/errors.py
 .PHONY: gate test test-slow lint wheel clean
 
 gate: $(VENV)/installed
-	$(BIN)/pytest suites -n $(WORKERS) -m "$(SMOKE)"
+	$(BIN)/pytest suites -n $(WORKERS) -m "$(SMOKE)" --quantcheck-report json:build/gate.json
 
 test: lint
 	$(BIN)/pytest tests -n $(WORKERS) -m "not slow" --ignore tests/unit
