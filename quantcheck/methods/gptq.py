@@ -121,7 +121,7 @@ class _Sweep:
         grid: what to round to.
         columns: the group of each column [in].
         group_size: columns that share a scale.
-        fixed: scales and zero points [out, groups]; ``None``: fit each group when its first column is reached.
+        fixed: scales and zero points [out, groups]; ``None``: fit each group when its first column comes.
         block_size: columns between two updates of all later columns.
     """
 
