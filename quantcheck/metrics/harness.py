@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby, takewhile
+from typing import Any, cast
 
 import torch
 from lm_eval.api.instance import Instance
@@ -22,6 +23,8 @@ Request = tuple[tuple[str, str], list[int], list[int]]
 Prefix = tuple[int, ...]
 
 _BATCH_TOKENS = 4096
+_HEAD = 48
+_SHARERS = 8
 
 
 class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
@@ -29,7 +32,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
 
     Prompts carry no BOS token, as in the harness of the LLaMA3 quantization study (arXiv 2404.14047). A
     prompt longer than the context loses its beginning, as in lm-eval's own ``HFLM``. Requests that share all
-    but their last token cost one forward pass together: the letters of a question with lettered choices, say.
+    but their last token (the letters of a question) cost one forward pass together, and prompts that begin
+    alike (with the same shots) have their common head read once a batch.
 
     Args:
         model: returns logits, [batch, length, vocabulary].
@@ -94,31 +98,64 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         sharing: defaultdict[Prefix, list[int]] = defaultdict(list)
         for index, (_, context, continuation) in enumerate(requests):
             sharing[tuple((context + continuation)[:-1][-self.max_length :])].append(index)
+        scored = {prefix: max(len(requests[index][2]) for index in sharing[prefix]) for prefix in sharing}
         answers: dict[int, tuple[float, bool]] = {}
-        for batch in _batches(sorted(sharing, key=lambda prefix: (-len(prefix), prefix))):
-            for prefix, logits in zip(batch, self._logits(batch), strict=True):
+        for batch in _batches(sharing):
+            head = _head_length(batch, scored)
+            for prefix, logits in zip(batch, self._logits(batch, head), strict=True):
                 for index in sharing[prefix]:
-                    answers[index] = _score(logits[: len(prefix)], requests[index][2])
+                    answers[index] = _score(logits[: len(prefix) - head], requests[index][2])
             if self._progress is not None:
                 self._progress("choices", len(answers), len(requests))
         return [answers[index] for index in range(len(requests))]
 
-    def _logits(self, batch: Sequence[Prefix]) -> Tensor:
-        """Logits, [batch, longest, vocabulary]; a causal model does not see the padding on the right."""
+    def _logits(self, batch: Sequence[Prefix], head: int) -> Tensor:
+        """Logits after the first ``head`` tokens, which all share: [batch, longest - head, vocabulary].
+
+        Prefixes are padded on the right, which a causal model does not see.
+        """
         longest = max(map(len, batch))
-        ids = torch.tensor([prefix + (0,) * (longest - len(prefix)) for prefix in batch], device=self._device)
+        ids = [prefix[head:] + (0,) * (longest - len(prefix)) for prefix in batch]
         with full_precision():
-            logits: Tensor = self.model(input_ids=ids, use_cache=False).logits
-        return logits
+            cache = self._read_head(batch[0][:head], len(batch)) if head else None
+            output = self.model(
+                input_ids=self._tensor(ids), past_key_values=cache, use_cache=cache is not None
+            )
+        return cast("Tensor", output.logits)
+
+    def _read_head(self, head: Prefix, rows: int) -> Any:
+        """The keys and values of a head, once for each row that goes on from it."""
+        cache = self.model(input_ids=self._tensor([head]), use_cache=True).past_key_values
+        cache.batch_repeat_interleave(rows)
+        return cache
+
+    def _tensor(self, ids: Sequence[Prefix]) -> Tensor:
+        return torch.tensor(ids, device=self._device)
 
 
-def _batches(prefixes: Sequence[Prefix]) -> Iterator[Sequence[Prefix]]:
-    """Cut prefixes, longest first, into batches of about the same number of tokens."""
-    start = 0
-    while start < len(prefixes):
-        size = max(1, _BATCH_TOKENS // len(prefixes[start]))
-        yield prefixes[start : start + size]
-        start += size
+def _batches(prefixes: Iterable[Prefix]) -> Iterator[Sequence[Prefix]]:
+    """Cut prefixes into batches of about as many tokens, those with one head together, longest first."""
+    prefixes = list(prefixes)
+    sharers = Counter(prefix[:_HEAD] for prefix in prefixes if len(prefix) > _HEAD)
+
+    def head(prefix: Prefix) -> Prefix:
+        return prefix[:_HEAD] if sharers[prefix[:_HEAD]] >= _SHARERS else ()
+
+    ordered = sorted(prefixes, key=lambda prefix: (head(prefix), -len(prefix), prefix))
+    for _, alike in groupby(ordered, head):
+        left = list(alike)
+        while left:
+            size = max(1, _BATCH_TOKENS // len(left[0]))
+            yield left[:size]
+            left = left[size:]
+
+
+def _head_length(batch: Sequence[Prefix], scored: Mapping[Prefix, int]) -> int:
+    """How many first tokens to read once for all: none that predicts a scored one, or 0 if not worth it."""
+    first, last = min(batch), max(batch)
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+    head = min(shared, *(len(prefix) - scored[prefix] for prefix in batch))
+    return head if head >= _HEAD and len(batch) > 1 else 0
 
 
 def _score(logits: Tensor, continuation: list[int]) -> tuple[float, bool]:

@@ -1,7 +1,7 @@
 """Where a model's files are, and whether they can be gated: every check that needs no torch.
 
-Accepted is what transformers' ``LlamaForCausalLM`` loads as it was trained: ``model_type`` "llama" (LLaMA 1 to 3
-and what shares their architecture and config: TinyLlama, Vicuna, SmolLM), unquantized, stored as safetensors.
+Accepted is what transformers' ``LlamaForCausalLM`` loads as it was trained: ``model_type`` "llama" (LLaMA 1
+to 3, and what shares their architecture and config: TinyLlama, Vicuna, SmolLM), unquantized, in safetensors.
 """
 
 from __future__ import annotations

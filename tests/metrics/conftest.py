@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
-
 from models.tiny import tiny_llama, tiny_tokenizer
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 
 @pytest.fixture(scope="session")

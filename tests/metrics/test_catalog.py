@@ -51,7 +51,7 @@ def test_every_metric_has_a_kind_and_a_version(tier: str) -> None:
 
 
 def test_a_model_without_a_text_is_refused() -> None:
-    with pytest.raises(DataError, match="mine has no text .* --quantcheck-text FILE"):
+    with pytest.raises(DataError, match=r"mine has no text .* --quantcheck-text FILE"):
         plan_metrics(MINE, "smoke")
 
 

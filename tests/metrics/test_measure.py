@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from models.tiny import CONTEXT
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from metrics.test_zeroshot import write_task
-from models.tiny import CONTEXT
 from quantcheck.errors import DataError
 from quantcheck.metrics.catalog import MetricPlan, TaskPlan, TextPlan, plan_metrics
 from quantcheck.metrics.measure import Workload, measure, prepare
@@ -78,7 +78,7 @@ def test_a_bad_text_is_refused_before_any_model_runs(
     plan: MetricPlan, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(DataError, match="notes.txt is empty"):
+    with pytest.raises(DataError, match=r"notes.txt is empty"):
         prepare(plan, tokenizer, CONTEXT)
 
 

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from models.tiny import CONTEXT, tiny_llama, tiny_tokenizer
 from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from models.tiny import CONTEXT, tiny_llama, tiny_tokenizer
 from quantcheck.errors import DataError
 from quantcheck.measurement import Measurement
 from quantcheck.metrics.catalog import TaskPlan
@@ -49,7 +49,7 @@ def assert_equal(
     """Two float32 evaluations of one number: batches differ, and so does the order of sums.
 
     A logit is a chain of dot products of the hidden size through the layers, each with a relative error below
-    hidden size times 2^-24 of its terms, which stay below 64 here; a continuation adds one such error a token.
+    hidden size times 2^-24 of its terms, all below 64; a continuation adds one such error a byte.
     """
     config = model.config
     a_token = config.hidden_size * config.num_hidden_layers * 64 * 2.0**-24
@@ -115,8 +115,26 @@ def test_lettered_choices_of_a_question_cost_one_forward_pass(
     assert sum(rows) == 2
 
 
+def test_prompts_with_one_head_are_read_once_and_score_the_same(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    shots = "one is one and two is two and three is three and so on it goes; "
+    pairs = [(f"{shots}{n} is", f" {choice}") for n in range(6) for choice in (n, "many")] + [
+        ("short", " one")
+    ]
+    tokens: list[int] = []
+    handle = model.register_forward_hook(lambda *args: tokens.append(args[2].logits.shape[:2].numel()))
+    try:
+        ours = adapter(model, tokenizer).loglikelihood(requests(pairs))
+    finally:
+        handle.remove()
+    theirs = official(model, tokenizer).loglikelihood(requests(pairs), disable_tqdm=True)
+    assert_equal(ours, theirs, pairs, model)
+    assert sum(tokens) < 3 * len(shots)
+
+
 def test_generation_is_refused(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(DataError, match="generates text; quantcheck runs .* multiple_choice"):
+    with pytest.raises(DataError, match=r"generates text; quantcheck runs .* multiple_choice"):
         adapter(model, tokenizer).generate_until([])
 
 
@@ -190,7 +208,8 @@ def test_an_items_outcome_is_whether_its_right_choice_is_the_likeliest(
     assert 0 < sum(expected) < len(expected)
     assert got.outcomes.tolist() == expected
     assert got.protocol == (
-        f"lm-eval multiple_choice, {headline}, 0-shot, task version 1.0; prompts without BOS, float32 log-softmax"
+        f"lm-eval multiple_choice, {headline}, 0-shot, task version 1.0; "
+        "prompts without BOS, float32 log-softmax"
     )
 
 
@@ -347,12 +366,12 @@ def test_a_line_that_is_no_item_is_named(tmp_path: Path, line: str, says: str) -
 
 def test_an_unknown_task_gets_a_suggestion(tmp_path: Path) -> None:
     write_task(tmp_path, "quiz")
-    with pytest.raises(DataError, match="no task 'quizz' in .*; did you mean 'quiz'"):
+    with pytest.raises(DataError, match=r"no task 'quizz' in .*; did you mean 'quiz'"):
         load_tasks(plan(tmp_path, "quizz"))
 
 
 def test_a_task_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="task folder .*nowhere is not there"):
+    with pytest.raises(DataError, match=r"task folder .*nowhere is not there"):
         load_tasks(plan(tmp_path / "nowhere", "quiz"))
 
 

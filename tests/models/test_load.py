@@ -75,7 +75,7 @@ def test_a_non_finite_weight_is_named(checkpoint: Path, value: float) -> None:
 
 def test_a_weight_that_overflows_the_dtype_asked_for_is_named(checkpoint: Path) -> None:
     rewrite(checkpoint, "lm_head.weight", 1e6)
-    with pytest.raises(ModelError, match="lm_head.weight are NaN or Inf .* try another one"):
+    with pytest.raises(ModelError, match=r"lm_head.weight are NaN or Inf .* try another one"):
         load(checkpoint, dtype="float16")
 
 
