@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lm_eval import evaluator
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from models.tiny import CONTEXT, tiny_llama, tiny_tokenizer
@@ -24,6 +25,7 @@ from quantcheck.measurement import Measurement
 from quantcheck.metrics.catalog import TaskPlan
 from quantcheck.metrics.harness import HarnessModel
 from quantcheck.metrics.zeroshot import load_tasks, measure_tasks, run_tasks
+from quantcheck.models.builtin import FAMILIES, TASKS_DIR
 from quantcheck.models.load import LoadedModel, load_model
 from quantcheck.spec import ModelSpec
 
@@ -387,3 +389,19 @@ def test_real_items_on_a_real_model_score_as_in_lm_eval(shared: Path, stories: L
     theirs = official(stories.model, stories.tokenizer, 512).loglikelihood(requests(pairs), disable_tqdm=True)
     ours = adapter(stories.model, stories.tokenizer, 512).loglikelihood(requests(pairs))
     assert_equal(ours, theirs, pairs, stories.model)
+
+
+def test_accuracies_on_the_built_in_tasks_are_lm_evals_own() -> None:
+    loaded = load_model(ModelSpec.parse("builtin-llama"), device="cpu")
+    families = tuple(FAMILIES.items())
+    tasks = load_tasks(TaskPlan(TASKS_DIR, families, ("pooled",), limit=16))
+    ours = run_tasks(loaded.model, loaded.tokenizer, tasks, context_length=loaded.context_length)
+    theirs = evaluator.evaluate(
+        official(loaded.model, loaded.tokenizer, loaded.context_length),
+        {"tasks": dict(tasks.tasks)},
+        samples={name: list(range(count)) for name, count in tasks.counts.items()},
+        bootstrap_iters=0,
+    )
+    expected = {name: [sample["acc"] for sample in samples] for name, samples in theirs["samples"].items()}
+    assert {name: list(each.outcomes) for name, each in ours.items()} == expected
+    assert sum(map(len, expected.values())) == 16 * len(families)
