@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
@@ -15,6 +16,9 @@ from typing import Generic, TypeVar, cast
 from quantcheck.errors import SpecError
 
 T = TypeVar("T")
+
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+"""What methods and their options may be called: spec ids are split at '-' and are file names."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,12 @@ class Registry(Generic[T]):
         """Add ``name``; ``target`` is the object itself or ``"module:attribute"``.
 
         Raises:
-            SpecError: the name is taken by another origin, or is not a lower-case identifier.
+            SpecError: the name is taken by another origin, or cannot stand in a spec id.
         """
-        if not name.isidentifier() or name != name.lower():
+        if not NAME.fullmatch(name):
             raise SpecError(
-                f"{self.kind} name {name!r} from {origin} must be a lower-case identifier, since spec ids "
-                f"are split at '-'"
+                f"{self.kind} name {name!r} from {origin} must be lower-case letters, digits and '_', a "
+                f"letter first, since it stands in spec ids"
             )
         if name in self._entries:
             raise SpecError(

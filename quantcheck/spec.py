@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from decimal import Decimal
 from pathlib import PurePath
 
 from quantcheck.errors import ModelError, SpecError
-from quantcheck.registry import Capabilities
+from quantcheck.registry import NAME, Capabilities
 
 GRIDS = ("asym", "sym", "symr")
 BUILTIN = "builtin-llama"
@@ -18,10 +19,11 @@ ULTRA_LOW_BITS = 4
 OptionValue = bool | int | float | str
 
 _HEAD = re.compile(
-    r"^(?P<method>[a-z][a-z0-9_]*)-w(?P<bits>\d+(?:\.\d+)?)(?:a(?P<act_bits>\d+))?(?P<rest>(?:-.*)?)$"
+    rf"(?P<method>{NAME.pattern})-w(?P<bits>[0-9]+(?:\.[0-9]+)?)(?:a(?P<act_bits>[0-9]+))?(?P<rest>(?:-.*)?)"
 )
-_OPTION = re.compile(r"^(?P<name>[a-z][a-z0-9_]*)(?:=(?P<value>[A-Za-z0-9_.]+))?$")
-_MODEL_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+_OPTION = re.compile(rf"(?P<name>{NAME.pattern})(?:=(?P<value>[A-Za-z0-9_.]+))?")
+_MODEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?")
+_WINDOWS_DEVICE = re.compile(r"(?i)(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?")
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,14 @@ class QuantSpec:
     options: tuple[tuple[str, OptionValue], ...] = ()
 
     def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.method):
+            raise SpecError(f"{self.method!r} is no method name: lower-case letters, digits and '_'")
         if not 0 < self.bits <= 16:
             raise SpecError(f"bits must lie above 0 and at most at 16, got {self.bits:g}")
+        if self.act_bits is not None and not 1 <= self.act_bits <= 16:
+            raise SpecError(
+                f"act_bits must lie from 1 to 16, got {self.act_bits}; leave 'a...' out for floating point"
+            )
         if self.group_size is not None and self.group_size < 1:
             raise SpecError(
                 f"group_size must be 1 or more, got {self.group_size}; leave '-g...' out for per-channel "
@@ -59,6 +67,8 @@ class QuantSpec:
             )
         if self.grid not in GRIDS:
             raise SpecError(f"unknown grid {self.grid!r}; known: {', '.join(GRIDS)}")
+        for name, value in self.options:
+            _check_option(name, value)
         object.__setattr__(self, "options", tuple(sorted(self.options)))
 
     def __str__(self) -> str:
@@ -67,7 +77,7 @@ class QuantSpec:
             parts.append(f"g{self.group_size}")
         if self.grid != "asym":
             parts.append(self.grid)
-        parts += [name if value is True else f"{name}={_number(value)}" for name, value in self.options]
+        parts += [_spelled(name, value) for name, value in self.options]
         return "-".join(parts)
 
     @classmethod
@@ -77,22 +87,26 @@ class QuantSpec:
         Raises:
             SpecError: the text is no spec id; the message says which part is wrong.
         """
-        head = _HEAD.match(text)
+        head = _HEAD.fullmatch(text)
         if head is None:
             raise SpecError(
                 f"{text!r} is no spec id; expected method-wBITS[aBITS][-gGROUP][-grid][-option[=value]...], "
                 f"such as gptq-w3-g128"
             )
         tail = head["rest"].split("-")[1:]
-        group_size, grid, options = None, "asym", {}
+        group_size, grid, options = None, None, {}
         for token in tail:
             if token == "g":
                 raise SpecError(
                     f"group_size in {text!r} must be 1 or more; leave '-g...' out for per-channel scales"
                 )
-            if re.fullmatch(r"g\d+", token):
+            if re.fullmatch("g[0-9]+", token):
+                if group_size is not None:
+                    raise SpecError(f"{text!r} gives two group sizes")
                 group_size = int(token[1:])
             elif token in GRIDS:
+                if grid is not None:
+                    raise SpecError(f"{text!r} gives two grids")
                 grid = token
             else:
                 name, value = _option(token, text)
@@ -100,7 +114,8 @@ class QuantSpec:
                     raise SpecError(f"{text!r} gives option {name!r} twice")
                 options[name] = value
         act_bits = int(head["act_bits"]) if head["act_bits"] else None
-        return cls(head["method"], float(head["bits"]), act_bits, group_size, grid, tuple(options.items()))
+        bits = float(head["bits"])
+        return cls(head["method"], bits, act_bits, group_size, grid or "asym", tuple(options.items()))
 
     def option(self, name: str, default: OptionValue) -> OptionValue:
         """The value of an option, or ``default`` when the spec does not give it."""
@@ -146,10 +161,15 @@ class ModelSpec:
 
     @classmethod
     def parse(cls, text: str) -> ModelSpec:
-        """Read ``[NAME=]PATH_OR_HUB_ID[@revision]``; the default name is the folder's, or the hub id's."""
+        """Read ``[NAME=]PATH_OR_HUB_ID[@revision]``; the default name is the folder's, or the hub id's.
+
+        A path that begins with ``/``, ``.`` or ``~`` has no revision: an ``@`` in it is part of the path.
+        """
         alias, equals, rest = text.partition("=")
-        source = rest if equals and "/" not in alias else text
-        source, _, revision = source.partition("@")
+        source, revision = rest if equals and "/" not in alias else text, ""
+        if not source.startswith((".", "/", "~")):
+            source, _, revision = source.partition("@")
+        source = source.rstrip("/") or source[:1]
         if not source:
             raise ModelError(
                 f"{text!r} names no model; expected a folder or a hub id, optionally with @revision"
@@ -157,7 +177,7 @@ class ModelSpec:
         is_hub_id = source.count("/") == 1 and not source.startswith((".", "/", "~"))
         default = source.replace("/", "--") if is_hub_id else PurePath(source).name
         name = alias if equals and "/" not in alias else default
-        if not _MODEL_NAME.match(name):
+        if not _MODEL_NAME.fullmatch(name) or _WINDOWS_DEVICE.fullmatch(name):
             raise ModelError(f"model name {name!r} cannot be a folder name; give one with NAME={source}")
         return cls(name, source, revision or None)
 
@@ -179,13 +199,28 @@ def _option_refusals(spec: QuantSpec, known: Mapping[str, type]) -> Iterator[str
 
 
 def _option(token: str, text: str) -> tuple[str, OptionValue]:
-    match = _OPTION.match(token)
+    match = _OPTION.fullmatch(token)
     if match is None:
         raise SpecError(
             f"{token!r} in spec {text!r} is neither a group size (g128), a grid ({', '.join(GRIDS)}) nor an "
             f"option (name or name=value)"
         )
     return match["name"], True if match["value"] is None else _value(match["value"])
+
+
+def _check_option(name: str, value: OptionValue) -> None:
+    if name in GRIDS or re.fullmatch("g[0-9]*", name):
+        raise SpecError(f"option {name!r} would read as a grid or a group size; rename it")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SpecError(f"option {name} must be a finite number, got {value}")
+    token = _spelled(name, value)
+    _, read = _option(token, token)
+    if read != value or isinstance(read, bool) is not isinstance(value, bool):
+        raise SpecError(f"option {name} cannot be {value!r}: in a spec id that reads as {read!r}")
+
+
+def _spelled(name: str, value: OptionValue) -> str:
+    return name if value is True else f"{name}={_number(value)}"
 
 
 def _value(text: str) -> OptionValue:
