@@ -7,7 +7,7 @@ Two bounds decide. The *floor* limits how much worse than the full-precision ref
 accepting a baseline never moves it. The *drift* limits how much worse than the last accepted baseline it may
 be. The floor must hold at the upper end of a one-sided 95 % interval of the paired difference (normal
 approximation, z = 1.645), since the items are a sample; the drift compares two figures on the same items,
-where there is no sampling error left.
+where there is no sampling error left. Comparisons are written so that a NaN fails them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from quantcheck.artifact_facts import ArtifactFacts
-from quantcheck.measurement import Measurement, PairedDifference, paired_difference
+from quantcheck.measurement import Measurement, PairedDifference, paired_difference, pairs
 
 Z_ONE_SIDED_95 = 1.6448536269514722
 
@@ -170,13 +170,15 @@ def _non_finite(evidence: Evidence) -> str | None:
     for who, measured in (("quantized model", evidence.candidate), ("reference", evidence.reference)):
         if measured is not None and not (math.isfinite(measured.value) and math.isfinite(measured.mean)):
             return f"the {who}'s figure is {measured.value} over {measured.n} items"
+    if not pairs(evidence.candidate, evidence.reference):
+        return "the reference has no figure on the same items: there is no difference to judge"
     return None
 
 
 def _floor(difference: PairedDifference, bounds: Bounds) -> tuple[Verdict, str] | None:
     if bounds.floor is None:
         return None
-    if difference.mean > bounds.floor:
+    if not difference.mean <= bounds.floor:
         return (
             Verdict.BELOW_FLOOR,
             f"{difference.mean:.6g} worse than the reference, the floor allows {bounds.floor:.6g}",
@@ -187,7 +189,7 @@ def _floor(difference: PairedDifference, bounds: Bounds) -> tuple[Verdict, str] 
             f"n = {difference.n} gives no standard error: the floor of {bounds.floor:.6g} cannot be tested",
         )
     upper = difference.mean + Z_ONE_SIDED_95 * difference.stderr
-    if upper > bounds.floor:
+    if not upper <= bounds.floor:
         return (
             Verdict.INCONCLUSIVE,
             f"the 95 % bound of the difference, {upper:.6g}, lies beyond the floor of {bounds.floor:.6g}: "
@@ -202,7 +204,7 @@ def _drift(candidate: Measurement, baseline: AcceptedFigure) -> float:
 
 
 def _drift_finding(drift: float, margin: float) -> tuple[Verdict, str] | None:
-    if drift > margin:
+    if not drift <= margin:
         return (
             Verdict.REGRESSED,
             f"{drift:.6g} worse than the accepted baseline, the drift margin is {margin:.6g}",

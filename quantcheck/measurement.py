@@ -82,7 +82,7 @@ class Measurement:
     @property
     def mean(self) -> float:
         """Mean of the outcomes, in their own unit (nats for perplexity); NaN when there are none."""
-        return math.fsum(self.outcomes) / self.n if self.n else math.nan
+        return _mean(self.outcomes)
 
     @property
     def value(self) -> float:
@@ -115,6 +115,13 @@ def kind_of(metric: str) -> Kind:
     return KINDS[metric.partition("/")[0]]
 
 
+def pairs(candidate: Measurement, reference: Measurement | None) -> bool:
+    """Whether a paired difference exists: the kind is relative by nature, or both answered the same items."""
+    if candidate.kind.relative:
+        return True
+    return reference is not None and (reference.items, reference.n) == (candidate.items, candidate.n)
+
+
 def paired_difference(candidate: Measurement, reference: Measurement | None) -> PairedDifference:
     """How much worse ``candidate`` is than ``reference``, item by item.
 
@@ -126,18 +133,17 @@ def paired_difference(candidate: Measurement, reference: Measurement | None) -> 
     worse = -candidate.outcomes if candidate.kind.higher_is_better else candidate.outcomes
     if candidate.kind.relative:
         worse = worse + (1.0 if candidate.kind.higher_is_better else 0.0)
-    elif reference is None or reference.items != candidate.items or reference.n != candidate.n:
+    elif reference is None or not pairs(candidate, reference):
         raise ValueError(f"{candidate.metric}: candidate and reference were measured on different items")
     else:
         worse = worse - (-reference.outcomes if reference.kind.higher_is_better else reference.outcomes)
-    mean = math.fsum(worse) / worse.size if worse.size else math.nan
     stderr = 0.0 if candidate.kind.exact else standard_error(worse)
-    return PairedDifference(mean, stderr, int(worse.size))
+    return PairedDifference(_mean(worse), stderr, int(worse.size))
 
 
 def standard_error(values: NDArray[np.float64]) -> float:
-    """Sample standard deviation over the square root of n; NaN below two values."""
-    if values.size < 2:
+    """Sample standard deviation over the square root of n; NaN below two values or with a non-finite one."""
+    if values.size < 2 or not np.isfinite(values).all():
         return math.nan
     return float(np.std(values, ddof=1)) / math.sqrt(values.size)
 
@@ -159,6 +165,13 @@ def digest(parts: Iterable[str | bytes]) -> str:
         sha.update(len(raw).to_bytes(8, "little"))
         sha.update(raw)
     return sha.hexdigest()[:16]
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    try:
+        return math.fsum(values) / values.size if values.size else math.nan
+    except (OverflowError, ValueError):  # beyond the largest float, or Inf beside -Inf
+        return math.nan
 
 
 def _exp(mean: float) -> float:
