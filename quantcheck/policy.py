@@ -87,7 +87,9 @@ def read_policy(path: Path) -> Policy:
 
 def _cell(entry: Any, where: str) -> PolicyCell:
     known = {"specs", "status", "floor", "drift", "reason"}
-    if not isinstance(entry, dict) or set(entry) - known:
+    if not isinstance(entry, dict):
+        raise BaselineError(f"policy {where}: must be a table that begins with [[cell]], got {entry!r}")
+    if set(entry) - known:
         raise BaselineError(
             f"policy {where}: unknown keys {sorted(set(entry) - known)}; known: {sorted(known)}"
         )
