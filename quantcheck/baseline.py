@@ -22,6 +22,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,7 @@ def loads(text: str, where: str) -> BaselineFile:
             the file and the way out.
     """
     try:
-        raw = json.loads(text, parse_constant=_refuse_constant)
+        raw = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twins)
     except ValueError as error:
         raise BaselineError(f"baseline {where} is damaged ({error}): {REACCEPT}") from error
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
@@ -142,10 +143,10 @@ def loads(text: str, where: str) -> BaselineFile:
         )
     try:
         figures = {key: _figure(entry) for key, entry in raw["figures"].items()}
-        file = BaselineFile(raw["model"], raw["device"], raw["spec"], raw["made"], figures)
+        file = BaselineFile(raw["model"], raw["device"], raw["spec"], dict(raw["made"]), figures)
         unknown = [key for key in figures if key.partition(" ")[2].partition("/")[0] not in KINDS]
-        orphans = [key for key, figure in figures.items() if "basis" not in file.made[figure.made]]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        orphans = [key for key, figure in figures.items() if not _has_basis(file.made[figure.made])]
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise BaselineError(
             f"baseline {where} is damaged ({type(error).__name__}: {error}): {REACCEPT}"
         ) from error
@@ -175,15 +176,27 @@ def read_baseline(roots: Iterable[Path], model: str, device: str, spec: str) -> 
 
 
 def write_baseline(root: Path, file: BaselineFile) -> Path:
-    """Write a baseline file atomically below ``root`` and return its path; non-finite figures are refused."""
+    """Write a baseline file atomically below ``root`` and return its path.
+
+    Raises:
+        BaselineError: a figure is not finite, or the folder cannot be written to.
+    """
     for key, figure in file.figures.items():
-        if not all(math.isfinite(number) for number in (figure.mean, figure.value, figure.worse)):
+        if not _finite(figure):
             raise BaselineError(f"{file.model} {file.spec} {key}: a non-finite figure is never stored")
     path = baseline_path(root, file.model, file.device, file.spec)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(file.dumps(), encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(file.dumps(), encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise BaselineError(
+            f"baseline {path} cannot be written ({error}): name a folder of your own with "
+            f"--quantcheck-baselines DIR"
+        ) from error
     return path
 
 
@@ -205,14 +218,30 @@ def _read(path: Path, address: tuple[str, str, str]) -> BaselineFile | None:
 
 def _figure(entry: Mapping[str, Any]) -> Figure:
     figure = Figure(**entry)
-    numbers = (figure.mean, figure.value, figure.worse)
-    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+    if not _finite(figure):
         raise ValueError(f"non-finite or missing number in {dict(entry)}")
     return figure
 
 
+def _finite(figure: Figure) -> bool:
+    numbers = [figure.mean, figure.value, figure.worse]
+    numbers += [stderr for stderr in (figure.stderr, figure.worse_stderr) if stderr is not None]
+    return all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
+
+
+def _has_basis(made: Mapping[str, Any]) -> bool:
+    return isinstance(made.get("basis"), Mapping)
+
+
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no figure")
+
+
+def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if twins := [key for key in keys if keys.count(key) > 1]:
+        raise ValueError(f"{twins[0]!r} stands twice")
+    return dict(pairs)
 
 
 def _lines(entries: Iterable[tuple[str, Any]]) -> str:
