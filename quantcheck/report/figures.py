@@ -25,13 +25,13 @@ def signed(value: float | None) -> str:
     return "n/a" if math.isnan(value) else f"{value:+.3g}"
 
 
+def with_error(value: float | None, stderr: float | None) -> str:
+    """A difference and its standard error, ``+0.31 ± 0.0512``."""
+    if stderr is None or math.isnan(stderr):
+        return f"{signed(value)} ± {signed(stderr)}"
+    return f"{signed(value)} ± {stderr:.3g}"
+
+
 def arrow(higher_is_better: bool) -> str:
     """The direction in which a figure gets better."""
     return "↑" if higher_is_better else "↓"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: ``4.2 s``, ``3 min 05 s``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from quantcheck.gate import Verdict
 from quantcheck.record import GateRecord
-from quantcheck.report.figures import figure, signed
+from quantcheck.report.figures import figure, signed, with_error
 
 NEXT = {
     Verdict.NOT_QUANTIZED: "check that the method quantized every decoder Linear and that nothing restored "
@@ -31,13 +31,13 @@ def message(gate: GateRecord, machine: Mapping[str, str]) -> str:
     lines = [f"{gate.verdict}: {gate.metric} of {gate.model} quantized by {gate.spec} ({gate.tier} tier)"]
     if gate.value is not None:
         lines.append(
-            f"  measured   {figure(gate.metric, gate.value)} {gate.unit}, {_direction(gate)}, n = {gate.n}"
+            f"  measured   {figure(gate.metric, gate.value)}{_unit(gate)}, {_direction(gate)}, n = {gate.n}"
         )
     if gate.reference is not None:
         lines.append(f"  reference  {figure(gate.metric, gate.reference)} at full precision, same items")
     if gate.worse is not None:
         lines.append(
-            f"  worse by   {signed(gate.worse)} ± {signed(gate.worse_stderr)} {difference_unit(gate)} "
+            f"  worse by   {with_error(gate.worse, gate.worse_stderr)} {difference_unit(gate)} "
             f"(paired), floor {_bound(gate.floor)}"
         )
     if gate.baseline is not None:
@@ -58,6 +58,10 @@ def message(gate: GateRecord, machine: Mapping[str, str]) -> str:
 def difference_unit(gate: GateRecord) -> str:
     """The unit of ``worse``, ``floor`` and ``drift``: perplexities are compared as nats of mean NLL."""
     return "nat" if gate.unit == "perplexity" else gate.unit
+
+
+def _unit(gate: GateRecord) -> str:
+    return "" if gate.unit == "fraction" else f" {gate.unit}"  # fractions are shown in percent
 
 
 def _direction(gate: GateRecord) -> str:

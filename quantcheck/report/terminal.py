@@ -8,7 +8,7 @@ from itertools import groupby
 from quantcheck.gate import Verdict
 from quantcheck.measurement import kind_of
 from quantcheck.record import GateRecord, RunRecord
-from quantcheck.report.figures import arrow, figure, signed
+from quantcheck.report.figures import arrow, figure, signed, with_error
 
 COLLAPSED = "declared collapsed (no floor; drift, artifact and finiteness gate)"
 ACCEPT = "accept with the same command and --snapshot-update"
@@ -57,7 +57,7 @@ def _failures(gates: Sequence[GateRecord]) -> Iterator[str]:
                 gate.id + " " + arrow(gate.higher_is_better),
                 figure(gate.metric, gate.value),
                 figure(gate.metric, gate.reference),
-                f"{signed(gate.worse)} ± {signed(gate.worse_stderr)} ({gate.n})",
+                f"{with_error(gate.worse, gate.worse_stderr)} ({gate.n})",
                 "none" if gate.floor is None else f"{gate.floor:.3g}",
                 signed(gate.drift),
                 "-" if gate.drift_margin is None else f"{gate.drift_margin:.3g}",
