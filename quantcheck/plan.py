@@ -16,6 +16,7 @@ from quantcheck.errors import SpecError
 from quantcheck.registry import Capabilities, Registry, did_you_mean
 from quantcheck.spec import GRIDS, ModelSpec, QuantSpec, refusal
 
+TIERS = ("smoke", "standard", "full")
 ULTRA_LOW = (2.0, 3.0, 4.0)
 CANARY = 8.0
 OTHER = (1.0, 5.0, 6.0, 7.0)
@@ -41,12 +42,7 @@ class Cell:
         marks = ["quantcheck"]
         if self.spec.ultra_low_bit:
             marks.append("ultra_low_bit")
-        if (
-            self.spec.bits == CANARY
-            and self.spec.group_size is None
-            and not self.spec.options
-            and self.spec.grid == "asym"
-        ):
+        if self.spec.bits == CANARY and self.spec.group_size is None and not self.spec.options:
             marks.append("canary")
         return tuple(marks)
 
@@ -68,14 +64,14 @@ def matrix(
 
     Raises:
         SpecError: a glob that matches nothing, an exact spec that cannot be served, two spellings of one
-            spec, or an empty matrix.
+            spec, a spec of a method that the method globs leave out, or an empty matrix.
     """
     names = _chosen_methods(methods, tuple(method_globs))
     rows = {name: list(candidates(name, methods.entry(name).capabilities, tier)) for name in names}
     supported = [spec for name in names for spec, why in rows[name] if why is None]
     unsupported = sum(why is not None for name in names for _, why in rows[name])
     globs = tuple(spec_globs)
-    selected = _chosen_specs(methods, supported, globs) if globs else supported
+    selected = _chosen_specs(methods, names, supported, globs) if globs else supported
     if not selected:
         raise SpecError(
             f"the matrix is empty: no method of {', '.join(names)} supports a row of the {tier} tier; name "
@@ -152,7 +148,7 @@ def _chosen_methods(methods: Registry[Any], globs: tuple[str, ...]) -> tuple[str
 
 
 def _chosen_specs(
-    methods: Registry[Any], supported: list[QuantSpec], globs: tuple[str, ...]
+    methods: Registry[Any], names: tuple[str, ...], supported: list[QuantSpec], globs: tuple[str, ...]
 ) -> list[QuantSpec]:
     chosen: dict[QuantSpec, str] = {}
     for glob in globs:
@@ -165,6 +161,8 @@ def _chosen_specs(
         if not found:
             raise SpecError(f"no spec of this tier matches {glob!r}{did_you_mean(glob, map(str, supported))}")
         for spec in found:
+            if spec.method not in names:
+                raise SpecError(f"{glob!r} is asked for, but --quantcheck-methods leaves {spec.method} out")
             if exact and chosen.get(spec, "*") != "*":
                 raise SpecError(f"two specs with one id: {chosen[spec]!r} and {glob!r} are both {spec}")
             chosen[spec] = glob if exact else chosen.get(spec, "*")
