@@ -54,6 +54,8 @@ class GroupedWeight(PackedWeight):
             _require("zero_points", self.zero_points, UINT8, (packed(rows * groups, self.bits),))
         if self.g_idx is not None:
             _require("g_idx", self.g_idx, INT32, (self.in_features,))
+            if not 0 <= int(self.g_idx.min()) <= int(self.g_idx.max()) < groups:
+                raise QuantizationError(f"g_idx must name groups 0..{groups - 1}")
 
     @classmethod
     def from_codes(
@@ -89,7 +91,10 @@ class GroupedWeight(PackedWeight):
                     f"zero points of shape {tuple(zero_points.shape)} do not fit "
                     f"scales of shape {tuple(scales.shape)}"
                 )
-            packed_zeros = bitstream.pack(zero_points.to(torch.uint8).reshape(1, -1), bits)[0]
+            narrow = zero_points.to(torch.uint8)
+            if not torch.equal(narrow.to(zero_points.dtype), zero_points):
+                raise QuantizationError(f"zero points must be whole numbers in 0..{2**bits - 1}")
+            packed_zeros = bitstream.pack(narrow.reshape(1, -1), bits)[0]
         return cls(
             bits,
             effective_group_size(group_size, codes.shape[1]),

@@ -44,7 +44,9 @@ def test_each_row_is_one_little_endian_number(matrix: tuple[torch.Tensor, int]) 
 
 
 def test_three_bit_codes_straddle_bytes_as_drawn() -> None:
-    assert pack(torch.tensor([[1, 2, 3, 4, 5, 6, 7, 0]], dtype=torch.uint8), 3).tolist() == [[0xD1, 0x58, 0x1F]]
+    assert pack(torch.tensor([[1, 2, 3, 4, 5, 6, 7, 0]], dtype=torch.uint8), 3).tolist() == [
+        [0xD1, 0x58, 0x1F]
+    ]
 
 
 def test_a_transposed_matrix_packs_like_its_copy() -> None:
@@ -54,11 +56,16 @@ def test_a_transposed_matrix_packs_like_its_copy() -> None:
 
 @pytest.mark.parametrize("bits", range(1, 8))
 def test_a_code_that_needs_more_bits_is_refused(bits: int) -> None:
-    with pytest.raises(CodecError, match=re.escape(f"must lie in 0..{2**bits - 1}, got {2**bits} in a matrix of shape (1, 3)")):
+    with pytest.raises(
+        CodecError,
+        match=re.escape(f"must lie in 0..{2**bits - 1}, got {2**bits} in a matrix of shape (1, 3)"),
+    ):
         pack(torch.tensor([[0, 2**bits, 1]], dtype=torch.uint8), bits)
 
 
-@pytest.mark.parametrize("codes", [torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.int32), torch.zeros(3, dtype=torch.uint8)])
+@pytest.mark.parametrize(
+    "codes", [torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.int32), torch.zeros(3, dtype=torch.uint8)]
+)
 def test_another_dtype_or_rank_is_refused(codes: torch.Tensor) -> None:
     with pytest.raises(CodecError, match=re.escape(f"got {codes.dtype} of shape {tuple(codes.shape)}")):
         pack(codes, 4)
@@ -73,5 +80,5 @@ def test_widths_outside_one_to_eight_are_refused(bits: int) -> None:
 @pytest.mark.parametrize("cols", [-1, 4, 11])
 def test_rows_of_another_length_are_refused(cols: int) -> None:
     packed = pack(torch.zeros(2, 8, dtype=torch.uint8), 3)
-    with pytest.raises(CodecError, match="take -?\\d+ bytes a row"):
+    with pytest.raises(CodecError, match=r"take -?\d+ bytes a row"):
         unpack(packed, 3, cols)

@@ -53,7 +53,9 @@ def flipped(one: GroupedWeight, other: GroupedWeight) -> float:
 
 
 def output_error(packed: PackedWeight, weight: Tensor, inputs: Tensor) -> float:
-    return (torch.linalg.norm(inputs @ (weight - packed.decode()).T) / torch.linalg.norm(inputs @ weight.T)).item()
+    return (
+        torch.linalg.norm(inputs @ (weight - packed.decode()).T) / torch.linalg.norm(inputs @ weight.T)
+    ).item()
 
 
 widths = st.integers(1, 8)
@@ -70,7 +72,13 @@ def weights_and_diagonals(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 
 
 @PROPERTY
-@given(weights_and_diagonals(), widths, group_sizes, grids, st.sampled_from(["", "-block_size=5", "-static_groups"]))
+@given(
+    weights_and_diagonals(),
+    widths,
+    group_sizes,
+    grids,
+    st.sampled_from(["", "-block_size=5", "-static_groups"]),
+)
 def test_a_diagonal_hessian_makes_it_rtn_bit_for_bit(
     case: tuple[Tensor, Tensor], bits: int, group_size: int | None, grid: str, option: str
 ) -> None:
@@ -104,7 +112,10 @@ def test_the_scale_of_the_hessian_does_not_matter(spec: str, exponent: int) -> N
 def test_the_block_size_does_not_matter_where_no_group_is_refitted(spec: str, block_size: int) -> None:
     weight, inputs = layer(1)
     hessian = hessian_of(inputs)
-    assert flipped(gptq(weight, hessian, f"{spec}-block_size={block_size}"), gptq(weight, hessian, spec)) <= SHARE
+    assert (
+        flipped(gptq(weight, hessian, f"{spec}-block_size={block_size}"), gptq(weight, hessian, spec))
+        <= SHARE
+    )
 
 
 def test_a_refitted_group_sees_what_earlier_blocks_left() -> None:
@@ -112,7 +123,7 @@ def test_a_refitted_group_sees_what_earlier_blocks_left() -> None:
     hessian = hessian_of(inputs)
     lazy, eager = gptq(weight, hessian, "gptq-w3-g8"), gptq(weight, hessian, "gptq-w3-g8-block_size=8")
     fitted_first = gptq(weight, hessian, "gptq-w3-g8-static_groups")
-    # Inside a single block, groups are fitted to the original weights; their codes are computed as with static groups.
+    # Inside a single block, groups are fitted to the original weights.
     assert identical(lazy, fitted_first)
     assert not torch.equal(eager.scales, lazy.scales)
     assert torch.equal(eager.scales[:, 0], lazy.scales[:, 0])
@@ -123,10 +134,14 @@ def test_rows_are_independent(spec: str) -> None:
     weight, inputs = layer(3)
     hessian = hessian_of(inputs)
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))[:16]
-    assert torch.equal(gptq(weight[order], hessian, spec).decode(), gptq(weight, hessian, spec).decode()[order])
+    assert torch.equal(
+        gptq(weight[order], hessian, spec).decode(), gptq(weight, hessian, spec).decode()[order]
+    )
 
 
-@pytest.mark.parametrize("spec", ["gptq-w3", "gptq-w2-g16", "gptq-w4-g20-act_order", "gptq-w3-sym", "gptq-w1"])
+@pytest.mark.parametrize(
+    "spec", ["gptq-w3", "gptq-w2-g16", "gptq-w4-g20-act_order", "gptq-w3-sym", "gptq-w1"]
+)
 def test_a_dead_input_column_becomes_zero(spec: str) -> None:
     weight, inputs = layer(4)
     inputs[:, [5, 40]] = 0
@@ -140,13 +155,17 @@ def test_act_order_changes_nothing_when_columns_are_sorted(spec: str) -> None:
     weight, inputs = layer(5)
     inputs = inputs[:, (inputs**2).sum(dim=0).argsort(descending=True)]
     hessian = hessian_of(inputs)
-    assert torch.equal(gptq(weight, hessian, f"{spec}-act_order").decode(), gptq(weight, hessian, spec).decode())
+    assert torch.equal(
+        gptq(weight, hessian, f"{spec}-act_order").decode(), gptq(weight, hessian, spec).decode()
+    )
 
 
 def test_act_order_changes_something_when_they_are_not() -> None:
     weight, inputs = layer(5)
     hessian = hessian_of(inputs)
-    assert not torch.equal(gptq(weight, hessian, "gptq-w3-act_order").decode(), gptq(weight, hessian, "gptq-w3").decode())
+    assert not torch.equal(
+        gptq(weight, hessian, "gptq-w3-act_order").decode(), gptq(weight, hessian, "gptq-w3").decode()
+    )
 
 
 def test_act_order_groups_columns_by_falling_diagonal_and_stores_where_they_went() -> None:
@@ -166,7 +185,10 @@ def test_act_order_groups_columns_by_falling_diagonal_and_stores_where_they_went
     assert packed.levels_respected(packed.decode())
 
 
-@pytest.mark.parametrize("spec", ["gptq-w3-act_order", "gptq-w3-g20", "gptq-w3-g20-act_order-static_groups", "gptq-w3-g64-act_order"])
+@pytest.mark.parametrize(
+    "spec",
+    ["gptq-w3-act_order", "gptq-w3-g20", "gptq-w3-g20-act_order-static_groups", "gptq-w3-g64-act_order"],
+)
 def test_consecutive_groups_need_no_column_index(spec: str) -> None:
     weight, inputs = layer(6)
     assert gptq(weight, hessian_of(inputs), spec).g_idx is None
@@ -186,7 +208,9 @@ def test_it_beats_rtn_on_correlated_inputs_at_every_width(bits: int, tail: str) 
 def test_more_bits_mean_less_output_error() -> None:
     weight, inputs = layer(8)
     hessian = hessian_of(inputs)
-    errors = [output_error(gptq(weight, hessian, f"gptq-w{bits}-g16"), weight, inputs) for bits in range(2, 9)]
+    errors = [
+        output_error(gptq(weight, hessian, f"gptq-w{bits}-g16"), weight, inputs) for bits in range(2, 9)
+    ]
     assert errors == sorted(errors, reverse=True)
 
 
@@ -196,7 +220,9 @@ def test_the_factor_inverts_the_damped_hessian_in_the_given_order() -> None:
     upper = inverse_factor(hessian, 0.01, order).double()
     damped = hessian.double() + 0.01 * hessian.double().diagonal().mean() * torch.eye(48)
     assert torch.equal(upper, upper.triu())
-    torch.testing.assert_close(upper.T @ upper @ damped[order][:, order], torch.eye(48).double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        upper.T @ upper @ damped[order][:, order], torch.eye(48).double(), atol=1e-4, rtol=0
+    )
 
 
 def test_the_hessian_is_the_mean_over_sequences() -> None:
@@ -212,7 +238,9 @@ def test_a_hessian_that_is_not_positive_definite_says_what_to_do() -> None:
     weight, inputs = layer(10)
     hessian = hessian_of(inputs)
     hessian[0, 1] = hessian[1, 0] = 10 * hessian.diagonal().max()
-    with pytest.raises(QuantizationError, match=r"not positive definite at percdamp=0.01; raise percdamp \(to 0.1"):
+    with pytest.raises(
+        QuantizationError, match=r"not positive definite at percdamp=0.01; raise percdamp \(to 0.1"
+    ):
         gptq(weight, hessian, "gptq-w3")
 
 
@@ -231,7 +259,9 @@ def test_inputs_that_are_not_finite_are_refused(value: float) -> None:
         gptq(weight, hessian_of(inputs), "gptq-w3")
 
 
-@pytest.mark.parametrize(("option", "message"), [("percdamp=nan", "percdamp"), ("block_size=0", "block_size must be 1 or more")])
+@pytest.mark.parametrize(
+    ("option", "message"), [("percdamp=nan", "percdamp"), ("block_size=0", "block_size must be 1 or more")]
+)
 def test_option_values_that_make_no_sense_are_refused(option: str, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         Gptq().check(QuantSpec.parse(f"gptq-w3-{option}"))

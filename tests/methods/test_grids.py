@@ -24,7 +24,7 @@ EPSILON = 2.0**-24  # of a float32 operation, relative
 
 @st.composite
 def weights(draw: st.DrawFn) -> Tensor:
-    """Small matrices of half-precision numbers: ties, zeros, one-sided and constant rows come up by themselves."""
+    """Small matrices of half-precision numbers: ties, zeros, one-sided and constant rows come up."""
     shape = draw(st.tuples(st.integers(1, 4), st.integers(1, 20)))
     return torch.from_numpy(draw(hnp.arrays(np.float32, shape, elements=st.floats(-8, 8, width=16))))
 
@@ -51,8 +51,8 @@ def steps(packed: GroupedWeight) -> Tensor:
 def within_half_a_step(weight: Tensor, packed: GroupedWeight) -> bool:
     """Whether rounding moved no weight further than half a step and the rounding of float32 itself.
 
-    The ends of the range hold no exception: the zero point shifts the grid by at most half a step, and so much is lost at
-    either end. Slack: the quotient w/s, the zero point and the product s(q-z) are each rounded once.
+    The ends of the range are no exception: rounding the zero point shifts the grid by at most half a step.
+    The slack is for the quotient w/s, the zero point and the product s(q-z), each rounded once.
     """
     weight, decoded = weight.double(), packed.decode().double()
     reach = steps(packed) * 2**packed.bits
@@ -77,7 +77,11 @@ def test_that_bound_catches_scales_five_percent_off_and_shifted_codes(spec: str)
         good.codes(), good.scales * 1.05, zero_points, bits=good.bits, group_size=good.group_size
     )
     shifted = GroupedWeight.from_codes(
-        (good.codes() + 1).clamp(max=2**good.bits - 1), good.scales, zero_points, bits=good.bits, group_size=good.group_size
+        (good.codes() + 1).clamp(max=2**good.bits - 1),
+        good.scales,
+        zero_points,
+        bits=good.bits,
+        group_size=good.group_size,
     )
     assert within_half_a_step(weight, good)
     assert not within_half_a_step(weight, stretched)
@@ -86,8 +90,10 @@ def test_that_bound_catches_scales_five_percent_off_and_shifted_codes(spec: str)
 
 @PROPERTY
 @given(weights(), specs, st.sampled_from([torch.float16, torch.float32]))
-def test_quantizing_decoded_weights_again_gives_the_same_codes(weight: Tensor, spec: QuantSpec, dtype: torch.dtype) -> None:
-    # Half precision cannot hold the scale of a range below 2^-15 or so at 8 bits; such weights are refused elsewhere.
+def test_quantizing_decoded_weights_again_gives_the_same_codes(
+    weight: Tensor, spec: QuantSpec, dtype: torch.dtype
+) -> None:
+    # Half precision cannot hold the scales of a range much smaller than this.
     weight = torch.where(weight.abs() < 2**-8, 0.0, weight)
     packed = quantize(weight, spec, dtype)
     columns = packed.columns().long()
@@ -111,7 +117,9 @@ def test_a_group_takes_at_most_two_to_the_bits_levels(weight: Tensor, spec: Quan
 
 
 def test_one_level_too_many_is_seen() -> None:
-    packed = quantize(torch.randn(3, 32, generator=torch.Generator().manual_seed(0)), QuantSpec("rtn", 2, group_size=8))
+    packed = quantize(
+        torch.randn(3, 32, generator=torch.Generator().manual_seed(0)), QuantSpec("rtn", 2, group_size=8)
+    )
     weight = packed.decode()
     weight[1, 8:13] = torch.arange(5.0)
     assert not packed.levels_respected(weight)
@@ -147,13 +155,17 @@ def test_rows_of_zeros_decode_to_zeros(grid: str, bits: int) -> None:
 
 @PROPERTY
 @given(weights(), st.sampled_from(["sym", "symr"]), st.none() | st.integers(1, 24))
-def test_one_symmetric_bit_is_the_sign_times_the_mean_magnitude(weight: Tensor, grid: str, group_size: int | None) -> None:
+def test_one_symmetric_bit_is_the_sign_times_the_mean_magnitude(
+    weight: Tensor, grid: str, group_size: int | None
+) -> None:
     decoded = quantize(weight, QuantSpec("rtn", 1, group_size=group_size, grid=grid)).decode()
     size = group_size or weight.shape[1]
     for start in range(0, weight.shape[1], size):
         part = weight[:, start : start + size]
         sign = torch.where(part >= 0, 1.0, -1.0)
-        torch.testing.assert_close(decoded[:, start : start + size], sign * part.abs().mean(dim=1, keepdim=True))
+        torch.testing.assert_close(
+            decoded[:, start : start + size], sign * part.abs().mean(dim=1, keepdim=True)
+        )
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -213,7 +225,10 @@ def test_codes_are_computed_with_the_scale_that_is_stored(weight: Tensor, spec: 
     assert (error <= steps(packed) * (0.5 + 2**packed.bits * 4 * EPSILON))[inside].all()
 
 
-@pytest.mark.parametrize(("weight", "dtype"), [(1e9, torch.float16), (1e-9, torch.float16), (3e38, torch.float32), (1e-45, torch.float32)])
+@pytest.mark.parametrize(
+    ("weight", "dtype"),
+    [(1e9, torch.float16), (1e-9, torch.float16), (3e38, torch.float32), (1e-45, torch.float32)],
+)
 def test_a_scale_that_cannot_be_stored_is_an_error(weight: float, dtype: torch.dtype) -> None:
     with pytest.raises(QuantizationError, match=f"does not fit {dtype}"):
         quantize(torch.tensor([[-weight, weight]]), QuantSpec("rtn", 4), dtype)
