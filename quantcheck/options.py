@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from quantcheck.errors import QuantcheckError
+from quantcheck.plan import TIERS
 from quantcheck.spec import BUILTIN, ModelSpec
 
 if TYPE_CHECKING:
     from quantcheck.report.writer import ReportTarget
 
-TIERS = ("smoke", "standard", "full")
-BOS_RULES = ("document", "first", "none")
 DEFAULT_SEED = 20240414
 
 
@@ -67,7 +66,10 @@ OPTIONS = (
         "STRING",
     ),
     Option(
-        "text-bos", "where the BOS token goes (default: before each document)", "RULE", "document", BOS_RULES
+        "text-bos",
+        "where the BOS token goes: 'document' (before each, default), 'first' or 'none'",
+        "RULE",
+        "document",
     ),
     Option(
         "windows", "number of contiguous windows to measure (default: as many as the tier says, or all)", "N"
@@ -199,7 +201,7 @@ def read_settings(config: pytest.Config) -> Settings:
         methods=_globs(values["methods"]),
         texts=tuple(_path(config, text) for text in values["text"] or ()),
         text_separator=_unescaped(values["text-separator"]),
-        text_bos=_one_of(values, "text-bos"),
+        text_bos=str(values["text-bos"]),
         windows=_integer("windows", values["windows"], least=1),
         window=_integer("window", values["window"], least=2),
         calibration=_path(config, values["calibration"]) if values["calibration"] else None,

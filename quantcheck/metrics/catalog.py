@@ -13,10 +13,10 @@ from pathlib import Path
 from quantcheck.errors import DataError
 from quantcheck.models import builtin
 from quantcheck.models.text import TextSource
+from quantcheck.plan import TIERS
 from quantcheck.registry import did_you_mean
 from quantcheck.spec import ModelSpec
 
-TIERS = ("smoke", "standard", "full")
 VERSIONS = {"ppl": 1, "kld": 1, "top1": 1, "acc": 1}
 TEXT_KINDS = ("ppl", "kld", "top1")
 POOLED = "pooled"

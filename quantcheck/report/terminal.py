@@ -11,14 +11,16 @@ from quantcheck.record import GateRecord, RunRecord
 from quantcheck.report.figures import arrow, figure, signed, with_error
 
 COLLAPSED = "declared collapsed (no floor; drift, artifact and finiteness gate)"
+LEGEND = "beside each figure: worse than full precision by, ± standard error (nat, points)"
 ACCEPT = "accept with the same command and --snapshot-update"
 
 
 def lines(run: RunRecord) -> Iterator[tuple[str, str]]:
     """Lines and their style (``red``, ``green``, ``yellow`` or empty), in printing order."""
     red = [gate for gate in run.gates if not gate.verdict.green]
-    if red:
-        yield from ((line, "red") for line in _failures(red))
+    judged = [gate for gate in red if gate.verdict is not Verdict.NO_BASELINE]
+    if judged:
+        yield from ((line, "red") for line in _failures(judged))
         yield "", ""
     for model, gates in groupby(sorted(run.gates, key=lambda gate: gate.model), key=lambda gate: gate.model):
         yield from _model_tables(model, list(gates))
@@ -27,12 +29,8 @@ def lines(run: RunRecord) -> Iterator[tuple[str, str]]:
         yield f"IMPROVED {gate.id}: {gate.reasons[0]}", "yellow"
     yield from ((line, "yellow") for line in accepted_lines(run.gates))
     yield summary(run), "red" if red else "green"
-    if any(gate.verdict is Verdict.NO_BASELINE for gate in red):
-        yield (
-            f"No baseline yet for {_listed(red, Verdict.NO_BASELINE)}: review the figures above, then "
-            f"{ACCEPT}.",
-            "yellow",
-        )
+    if models := _listed(red, Verdict.NO_BASELINE):
+        yield f"No baseline yet for {models}: review the figures above, then {ACCEPT}.", "yellow"
 
 
 def summary(run: RunRecord) -> str:
@@ -72,11 +70,9 @@ def _model_tables(model: str, gates: Sequence[GateRecord]) -> Iterator[tuple[str
         section = [gate for gate in gates if gate.collapsed is collapsed]
         if not section:
             continue
-        yield f"{model}: {COLLAPSED if collapsed else 'usable'}", ""
+        yield f"{model}: {COLLAPSED if collapsed else 'usable'}; {LEGEND}", ""
         shown = [metric for metric in metrics if any(gate.metric == metric for gate in section)]
-        rows = [
-            ("spec", *(f"{metric} {arrow(kind_of(metric).higher_is_better)}" for metric in shown), "verdict")
-        ]
+        rows = [("spec", *(_header(section, metric) for metric in shown), "verdict")]
         rows.append(("full precision", *(_reference(section, metric) for metric in shown), ""))
         for spec, row in groupby(sorted(section, key=lambda gate: gate.spec), key=lambda gate: gate.spec):
             rows.append(_spec_row(spec, list(row), shown))
@@ -86,9 +82,26 @@ def _model_tables(model: str, gates: Sequence[GateRecord]) -> Iterator[tuple[str
 
 def _spec_row(spec: str, gates: Sequence[GateRecord], metrics: Sequence[str]) -> tuple[str, ...]:
     by_metric = {gate.metric: gate for gate in gates}
-    cells = [figure(metric, by_metric[metric].value) if metric in by_metric else "" for metric in metrics]
+    cells = [_cell(by_metric[metric]) if metric in by_metric else "" for metric in metrics]
     bad = sorted({gate.verdict.value for gate in gates if not gate.verdict.green})
     return (spec, *cells, ", ".join(bad) or "pass")
+
+
+def _cell(gate: GateRecord) -> str:
+    """The figure and, behind it, how much worse it is than the reference on the same items, with its error."""
+    shown = figure(gate.metric, gate.value)
+    kind = kind_of(gate.metric)
+    if kind.exact or gate.worse is None or gate.value is None:
+        return shown
+    scale, digits = (100, ".1f") if kind.unit == "fraction" else (1, ".2g")
+    error = "" if gate.worse_stderr is None else f"±{scale * gate.worse_stderr:{digits}}"
+    return f"{shown} {error}" if kind.relative else f"{shown} {scale * gate.worse:+{digits}}{error}"
+
+
+def _header(gates: Sequence[GateRecord], metric: str) -> str:
+    items = {gate.n for gate in gates if gate.metric == metric}
+    count = f" n={items.pop()}" if len(items) == 1 and not kind_of(metric).exact else ""
+    return f"{metric} {arrow(kind_of(metric).higher_is_better)}{count}"
 
 
 def _reference(gates: Sequence[GateRecord], metric: str) -> str:
