@@ -88,7 +88,7 @@ def _spec_row(spec: str, gates: Sequence[GateRecord], metrics: Sequence[str]) ->
 
 
 def _cell(gate: GateRecord) -> str:
-    """The figure and, behind it, how much worse it is than the reference on the same items, with its error."""
+    """The figure and, behind it, how much worse it is than the reference, with the standard error."""
     shown = figure(gate.metric, gate.value)
     kind = kind_of(gate.metric)
     if kind.exact or gate.worse is None or gate.value is None:
