@@ -117,6 +117,14 @@ def test_the_budget_moves_no_figure_and_bounds_what_is_kept(budget: int) -> None
     assert reference.calls == batches + (batches - kept)
 
 
+def test_reference_outputs_of_two_texts_are_kept_apart() -> None:
+    model, outputs = table(0), ReferenceOutputs(table(1))
+    for seed in (0, 1):
+        items = windows(seed=seed)
+        got = measure_text(model, items, reference=outputs)["kld/text"]
+        assert got.outcomes.tolist() == measured(model, table(1), items)["kld/text"].outcomes.tolist()
+
+
 def test_progress_reaches_the_number_of_windows() -> None:
     seen: list[tuple[str, int, int]] = []
     measure_text(table(0), windows(), ["ppl"], progress=lambda *update: seen.append(update))

@@ -135,6 +135,16 @@ def test_prompts_with_one_head_are_read_once_and_score_the_same(
     assert sum(tokens) < 3 * len(shots)
 
 
+def test_tokens_that_all_choices_share_are_scored_too(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    pairs = [
+        ("a question that all of these choices follow, and a long one", f" perhaps {n}0") for n in range(9)
+    ]
+    theirs = official(model, tokenizer).loglikelihood(requests(pairs), disable_tqdm=True)
+    assert_equal(adapter(model, tokenizer).loglikelihood(requests(pairs)), theirs, pairs, model)
+
+
 def test_generation_is_refused(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(DataError, match=r"generates text; quantcheck runs .* multiple_choice"):
         adapter(model, tokenizer).generate_until([])
