@@ -152,8 +152,8 @@ def _not_quantized(artifact: ArtifactFacts | None) -> str | None:
     if artifact is None or not artifact.layers:
         return "nothing was quantized: the model holds no quantized layer"
     if artifact.unquantized:
-        return f"{len(artifact.unquantized)} of {len(artifact.expected_layers)} decoder Linears are not "
-        f"quantized, {artifact.unquantized[0]} first"
+        missing, expected = artifact.unquantized, len(artifact.expected_layers)
+        return f"{len(missing)} of {expected} decoder Linears are not quantized, {missing[0]} first"
     if not artifact.decoded:
         return "the weights that the model computes with are not what its stored tensors decode to"
     if not artifact.levels_respected:
