@@ -95,10 +95,13 @@ def source_digest(target: object = None) -> str:
 @cache
 def _rooms_digest() -> str:
     root = Path(__file__).parent
-    paths = [
-        path for room in _ROOMS for path in sorted((root / room).rglob("*.py")) if "builtin" not in path.parts
-    ]
-    return digest(part for path in paths for part in (path.name, path.read_bytes()))
+    paths = [path.relative_to(root) for room in _ROOMS for path in sorted((root / room).rglob("*.py"))]
+    return digest(
+        part
+        for path in paths
+        if "builtin" not in path.parts
+        for part in (path.as_posix(), (root / path).read_bytes())
+    )
 
 
 def _version(name: str) -> str:
