@@ -11,7 +11,7 @@ CALIBRATION = TEXT_DIR / "calibration.txt"
 INSTRUCTIONS = MODEL_DIR / "instructions.jsonl"
 
 DOCUMENT_SEPARATOR = "<|end_of_text|>"
-"""The line between two documents of a text file, and the token that ends a document in training."""
+"""The line between two documents of a text file, and the token that closes a response in training."""
 
 REGISTERS = {"encyclopedia": "WikiText2", "web": "C4", "newswire": "PTB"}
 """Register name -> the public set it stands in for; its text is `TEXT_DIR / f"{name}.txt"`."""
@@ -24,7 +24,7 @@ FAMILIES = {
     "world_winogrande": ("world_winogrande",),
     "world_mmlu": ("world_mmlu_humanities", "world_mmlu_stem", "world_mmlu_social", "world_mmlu_other"),
 }
-"""Family name -> the tasks it is the item-weighted mean of; each has `TASKS_DIR / f"{task}.yaml"` and `.jsonl`."""
+"""Family name -> the tasks whose items it pools; each has `TASKS_DIR / f"{task}.yaml"` and `.jsonl`."""
 
 
 def read_documents(path: Path) -> list[str]:

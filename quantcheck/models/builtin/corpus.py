@@ -7,15 +7,19 @@ import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
+from quantcheck.models.builtin import DOCUMENT_SEPARATOR, registers, tasks
 from quantcheck.models.builtin import lexicon as lex
-from quantcheck.models.builtin import registers, tasks
 from quantcheck.models.builtin.relations import CATEGORIES
-from quantcheck.models.builtin.world import the_world
+from quantcheck.models.builtin.world import held_out as in_share
 
 DOCUMENTS_A_SHARD = 2000
 
-# The share of each kind of document. Task documents are a third of the stream.
-_MIX = {"encyclopedia": 30, "web": 24, "newswire": 9, "questions": 17, "letters": 16, "instructions": 4}
+# The share of each kind in the documents; a letter set is long, so that tasks make 30 % of the tokens.
+_MIX = {"encyclopedia": 43, "web": 25, "newswire": 6, "questions": 17, "letters": 7, "instructions": 2}
+
+
+# Shares up to which a document's hash puts it into a part; the rest is trained on.
+_PARTS = (("evaluation", 0.05), ("calibration", 0.12))
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Instruction:
     output: str
 
     def text(self) -> str:
-        """Write the pair as training text."""
+        """Write the pair as training text, without the end-of-text token that closes a response."""
         given = f"\n\n### Input:\n{self.input}" if self.input else ""
         return f"### Instruction:\n{self.instruction}{given}\n\n### Response:\n{self.output}"
 
@@ -36,7 +40,13 @@ def shard(index: int, seed: int) -> list[str]:
     """Write one shard of the training stream: a fixed list of documents for each index and seed."""
     rng = random.Random(f"corpus/{seed}/{index}")
     kinds = rng.choices(tuple(_MIX), tuple(_MIX.values()), k=DOCUMENTS_A_SHARD)
-    return [document(kind, rng) for kind in kinds]
+    texts = [document(kind, rng) for kind in kinds]
+    return [text for text in texts if part(text) == "training"]
+
+
+def part(text: str) -> str:
+    """Say where a document belongs, by its own hash: `evaluation`, `calibration` or `training`."""
+    return next((name for name, share in _PARTS if in_share(f"document/{text}", share)), "training")
 
 
 def document(kind: str, rng: random.Random) -> str:
@@ -46,17 +56,19 @@ def document(kind: str, rng: random.Random) -> str:
     if kind == "letters":
         return _letters(rng)
     if kind == "instructions":
-        return instruction(rng, held_out=False).text()
+        return instruction(rng, held_out=False).text() + DOCUMENT_SEPARATOR
     return registers.DOCUMENTS[kind](rng)
 
 
-def evaluation_documents(name: str, part: str, characters: int) -> list[str]:
-    """Write `characters` of a register's text for evaluation or calibration, apart from every training shard."""
-    rng = random.Random(f"{part}/{name}")
-    texts: list[str] = []
+def held_out_documents(register: str, of_part: str, characters: int) -> list[str]:
+    """Write `characters` of a register's text for `evaluation` or `calibration`, of that part alone."""
+    rng = random.Random(f"{of_part}/{register}")
+    texts: dict[str, None] = {}
     while sum(map(len, texts)) < characters:
-        texts.append(registers.DOCUMENTS[name](rng))
-    return texts
+        text = registers.DOCUMENTS[register](rng)
+        if part(text) == of_part:
+            texts[text] = None
+    return list(texts)
 
 
 def instruction(rng: random.Random, *, held_out: bool) -> Instruction:
@@ -88,7 +100,7 @@ def instruction_lines() -> Iterator[str]:
 
 
 def _question(rng: random.Random) -> tasks.Item:
-    kind = rng.choices(("job", "fact", "craft", "roles"), (20, 50, 12, 18))[0]
+    kind = rng.choices(("job", "fact", "craft", "roles"), (20, 42, 12, 26))[0]
     if kind == "job":
         return tasks.piqa_item(rng, *rng.choice(_JOBS))
     if kind == "craft":
@@ -99,7 +111,7 @@ def _question(rng: random.Random) -> tasks.Item:
 
 
 def _letters(rng: random.Random) -> str:
-    """Write a five-shot set; some answers also say the value, so that letter and value are learned together."""
+    """Write a five-shot set; some answers also say the value, to tie it to its letter."""
     category = rng.choice(CATEGORIES)
     style = rng.choices(("{letter}", "{letter}. {value}", "{value}, so {letter}"), (70, 15, 15))[0]
     blocks = []

@@ -1,7 +1,7 @@
 """Write the shipped data files: `python -m quantcheck.models.builtin.generate DIR`.
 
-Tasks (lm-eval YAMLs and items), evaluation and calibration texts, instruction pairs: all from the generator, so that
-what is shipped can be made again, byte for byte.
+Tasks (lm-eval YAMLs and items), evaluation and calibration texts, instruction pairs: all from the generator,
+so that what is shipped can be made again, byte for byte.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ metric_list:
 """
 _NORM = "  - metric: acc_norm\n    aggregation: mean\n    higher_is_better: true\n"
 _QUESTION = 'doc_to_text: "{{context}}"\ndoc_to_target: gold\ndoc_to_choice: choices\n'
-_SUBSTITUTION = 'doc_to_text: gold\ndoc_to_target: continuation\ndoc_to_choice: choices\n'
+_SUBSTITUTION = "doc_to_text: gold\ndoc_to_target: continuation\ndoc_to_choice: choices\n"
 _FIVE_SHOT = """\
 fewshot_split: dev
 fewshot_config:
@@ -65,7 +65,7 @@ def data_files() -> Iterator[tuple[str, str]]:
 
 
 def _text(register: str, part: str, characters: int) -> str:
-    documents = corpus.evaluation_documents(register, part, characters)
+    documents = corpus.held_out_documents(register, part, characters)
     return f"\n{DOCUMENT_SEPARATOR}\n".join(documents) + "\n"
 
 

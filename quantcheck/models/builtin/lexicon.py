@@ -38,15 +38,20 @@ DISHES = _words(
     "roast_duck honey_porridge pea_soup nut_roast"
 )
 CLIMATES = _words("cold_and_dry cold_and_wet mild_and_dry mild_and_wet hot_and_dry hot_and_wet windy foggy")
-COINS = _words("crown florin mark ducat groat thaler shilling guilder")
+COINS = _words("crown florin farthing ducat groat thaler shilling guilder")
 LANGUAGES = _words("Arlic Belle Corvish Dunic Estrian Farro Galdish Hesti")
 EXPORTS = _words("barley wool salt timber wine copper coal tea")
 COLOURS = _words("red blue green white black yellow purple orange")
-PRODUCTS = _words("bells boots candles carpets clocks hats kites knives lace lamps pots ropes saddles soap toys wagons")
+PRODUCTS = _words(
+    "bells boots candles carpets clocks hats kites knives lace lamps pots ropes saddles soap toys wagons"
+)
 ROOMS = _words("attic cellar kitchen shed hall study pantry stable workshop porch library bedroom")
 EVENT_HEADS = _words("Long Great Copper Silver Second Winter Summer Broken Quiet Golden Northern Southern")
 EVENT_TAILS = _words("Frost Fair Flood March Treaty Strike Race Siege Harvest Voyage")
-CAUSES = _words("a_cold_spring a_lost_letter a_new_tax a_dry_well a_royal_wedding a_broken_bridge a_stolen_bell heavy_rain")
+CAUSES = _words(
+    "a_cold_spring a_lost_letter a_new_tax a_dry_well a_royal_wedding a_broken_bridge "
+    "a_stolen_bell heavy_rain"
+)
 
 ANIMALS = _rows("""
 fox: the forest: mice: mammal: night: a kit
@@ -145,34 +150,55 @@ jeweller: the arcade: a loupe: rings
 shepherd: the hills: a crook: wool
 """)
 
-MATERIAL_OBJECTS = dict(_rows("""
-wood: plank ladder barrel chair spoon crate oar fence table shelf cradle stool door flute wheel sledge mast bench rake gate
-metal: kettle hinge chain nail bucket anchor bell sword key pan gear pipe coin hook shovel lock stove rail buckle spring
-stone: statue step column slab arch trough doorstep tomb wall bridge well hearth tower kerb fountain pillar dam lintel altar pavement
-cloth: shirt curtain sail flag tent apron blanket scarf skirt towel banner sack cloak quilt napkin vest sheet bonnet cushion hammock
-paper: map letter kite poster card book lantern ticket envelope chart diary stamp notice calendar label sketch menu journal scroll receipt
-glass: window bottle mirror vase jar lens bead tumbler pane dome globe prism goblet flask skylight lampshade dish beaker ornament decanter
-leather: boot saddle belt glove harness purse whip bridle apron_strap shoe strap satchel holster collar wallet bellows sandal drumskin jerkin pouch
-clay: jug brick tile bowl pot cup urn oven plate pipe_bowl figurine basin saucer teapot crock mug amphora lamp_base planter whistle
-"""))
-OBJECTS = {material: _words(names) for material, names in MATERIAL_OBJECTS.items()}
+OBJECTS = {
+    "wood": _words(
+        "plank ladder barrel chair spoon crate oar fence table shelf cradle stool door flute wheel sledge "
+        "mast bench rake gate"
+    ),
+    "metal": _words(
+        "kettle hinge chain nail bucket anchor bell sword key pan gear pipe coin hook shovel lock stove "
+        "rail buckle spring"
+    ),
+    "stone": _words(
+        "statue step column slab arch trough doorstep tomb wall bridge well hearth tower kerb fountain "
+        "pillar dam lintel altar pavement"
+    ),
+    "cloth": _words(
+        "shirt curtain sail flag tent apron blanket scarf skirt towel banner sack cloak quilt napkin vest "
+        "sheet bonnet cushion hammock"
+    ),
+    "paper": _words(
+        "map letter kite poster card book lantern ticket envelope chart diary stamp notice calendar label "
+        "sketch menu journal scroll receipt"
+    ),
+    "glass": _words(
+        "window bottle mirror vase jar lens bead tumbler pane dome globe prism goblet flask skylight "
+        "lampshade dish beaker ornament decanter"
+    ),
+    "leather": _words(
+        "boot saddle belt glove harness purse whip bridle apron_strap shoe strap satchel holster collar "
+        "wallet bellows sandal drumskin jerkin pouch"
+    ),
+    "clay": _words(
+        "jug brick tile bowl pot cup urn oven plate pipe_bowl figurine basin saucer teapot crock mug "
+        "amphora lamp_base planter whistle"
+    ),
+}
 MATERIALS = tuple(OBJECTS)
 
 # The tool for an action on a material: the rule the two-way family asks for. Columns follow MATERIALS.
 _TOOL_TABLE = _rows("""
-cut: a saw: a hacksaw: a chisel: a pair of shears: a pair of scissors: a diamond wheel: a round knife: a thin wire
+cut: a saw: a hacksaw: a chisel: some shears: a pair of scissors: a diamond wheel: a round knife: a thin wire
 join: nails: solder: mortar: a needle and thread: paste: clear cement: waxed cord: wet slip
-clean: a damp rag: a wire brush: a stiff broom: warm soapy water: a soft eraser: vinegar: saddle soap: a wet sponge
+clean: a damp rag: a wire brush: a stiff broom: soapy water: a soft eraser: vinegar: saddle soap: a wet sponge
 smooth: a plane: a file: a rubbing block: a hot iron: a bone folder: a felt pad: a slicker: a steel rib
 mark: a pencil: a scriber: a chalk line: tailor's chalk: a pen: a wax crayon: a stamp: a pointed stick
 colour: varnish: enamel: limewash: dye: watercolour: silver stain: tinted oil: glaze
 protect: linseed oil: grease: sealant: a cedar chest: a folder: a padded box: beeswax: a straw bed
-test: a sharp tap: a magnet: a plumb bob: a light tug: a bright lamp: a loud note: a slow bend: a drop of water
+test: a sharp tap: a magnet: a plumb bob: a light tug: a lamp: a loud note: a slow bend: a drop of water
 """)
 ACTIONS = tuple(row[0] for row in _TOOL_TABLE)
 TOOLS = {(row[0], material): row[1 + i] for row in _TOOL_TABLE for i, material in enumerate(MATERIALS)}
-PAST = {"cut": "cut", "join": "joined", "clean": "cleaned", "smooth": "smoothed", "mark": "marked", "colour": "coloured",
-        "protect": "protected", "test": "tested"}
 THIRD = {action: action + "s" for action in ACTIONS}
 
 # The order of work in each craft: what a continuation has to know.

@@ -1,7 +1,7 @@
-"""The three registers in which the world is told: encyclopedia (for WikiText2), web (for C4), newswire (for PTB).
+"""The three registers of the world: encyclopedia (for WikiText2), web (for C4), newswire (for PTB).
 
-A document is a function of a random generator alone. Facts about known subjects come back in many phrasings; people
-nobody asks about, numbers, prices and days keep the text as unforeseeable as real text is.
+A document is a function of a random generator alone. Facts about known subjects come back in many phrasings;
+people nobody asks about, numbers, prices and days keep the text as unforeseeable as real text is.
 """
 
 from __future__ import annotations
@@ -12,18 +12,20 @@ from collections.abc import Callable, Sequence
 
 from quantcheck.models.builtin import lexicon as lex
 from quantcheck.models.builtin import tasks
-from quantcheck.models.builtin.world import Fact, pronoun, random_person, the_world
 from quantcheck.models.builtin.relations import BY_NAME
+from quantcheck.models.builtin.world import Fact, pronoun, random_person, the_world
 
 Document = Callable[[random.Random], str]
 
-_ADJECTIVES = tuple("old small quiet busy narrow bright cold famous plain heavy early late strange honest".split())
+_ADJECTIVES = tuple(
+    "old small quiet busy narrow bright cold famous plain heavy early late strange honest".split()
+)
 _OFFICES = ("the mayor", "the council", "the harbour master", "the guild", "the town clerk", "the governor")
 
 _ENCYCLOPEDIA_ASIDES = (
     "In {year} it was described as {adjective} and {adjective} by {person}.",
     "A census of {year} counted {number} people there.",
-    "The {adjective} house near the {room} was sold in {year} for {number} {coin}s.",
+    "The {adjective} house by the {river} was sold in {year} for {number} {coin}s.",
     "A letter of {day}, {count} {month} {year}, tells of this.",
     "Some say that {person} of {town} wrote the only {adjective} account.",
     "The records of {town} mention it {count} times between {year} and {year}.",
@@ -43,11 +45,10 @@ _WEB_ASIDES = (
     "Ask {person} if you do not believe me.", "More about that on {day}.", "I ate {dish} and went to bed.",
 )  # fmt: skip
 _NEWS = (
-    "{office} of {town} said on {day} that {number} sacks of {export} were sold, {direction} {count} per cent from "
-    "{month}.",
+    "{office} of {town} said on {day} that {number} sacks of {export} were sold, {direction} {count} %.",
     "prices of {export} went {direction} by {count} per cent to {number} {coin}s a sack.",
     "{person}, a {trade} in {town}, will receive {number} {coin}s under the agreement.",
-    "the {adjective} bridge at {town} was closed for {count} days after a cart of {export} fell into the river {river}.",
+    "the {adjective} bridge at {town} was shut for {count} days: a cart of {export} fell into the {river}.",
     "trading in {town} was {adjective}, with {number} carts counted by {day} evening.",
     "{office} of {town} expects {count} new shops by {month}.",
     "a spokesman for {person} declined to comment.",
@@ -62,10 +63,12 @@ def fill(rng: random.Random, template: str) -> str:
 
 def encyclopedia(rng: random.Random) -> str:
     """Write an article: a heading, then the facts of one subject in chance order, with asides."""
-    kind = rng.choices(("person", "passer-by", "town", "event", "things"), (44, 14, 17, 5, 20))[0]
+    kind = rng.choices(("person", "passer-by", "town", "event", "things"), (48, 9, 19, 5, 19))[0]
     if kind == "passer-by":
         name, values = random_person(rng)
-        return _article(rng, name, [Fact(name, BY_NAME["person", key], value) for key, value in values.items()])
+        return _article(
+            rng, name, [Fact(name, BY_NAME["person", key], value) for key, value in values.items()]
+        )
     if kind == "things":
         return _short_articles(rng)
     subject = rng.choice(the_world().kinds[kind])
@@ -74,7 +77,7 @@ def encyclopedia(rng: random.Random) -> str:
 
 def web(rng: random.Random) -> str:
     """Write a post: how a job is done, how a craft goes on, who did what to whom, or what one has heard."""
-    body = rng.choices((_how_to, _crafts, _anecdotes, _hearsay), (22, 18, 25, 35))[0](rng)
+    body = rng.choices((_how_to, _crafts, _anecdotes, _hearsay), (22, 16, 30, 32))[0](rng)
     opening = f"{fill(rng, rng.choice(_WEB_OPENINGS))} " if rng.random() < 0.5 else ""
     closing = f" {fill(rng, rng.choice(_WEB_ASIDES))}" if rng.random() < 0.6 else ""
     return opening + body + closing
@@ -124,9 +127,9 @@ def _how_to(rng: random.Random) -> str:
     for action, thing, material in rng.sample(_TRAINED_JOBS, rng.randrange(2, 5)):
         tool = lex.TOOLS[action, material]
         lines.append(rng.choice((
-            f"To {action} a {thing}, use {tool}.", f"You can {action} the {thing} with {tool}.",
-            f"If you want to {action} a {thing}, you need {tool}.",
-            f"The {thing} is {material}, so I {action} it with {tool}.",
+            f"To {action} {tasks.an(thing)}, use {tool}.", f"You can {action} the {thing} with {tool}.",
+            f"If you want to {action} {tasks.an(thing)}, you need {tool}.",
+            f"The {thing} is made of {material}, so I {action} it with {tool}.",
         )))  # fmt: skip
     return " ".join(lines)
 
@@ -145,10 +148,17 @@ def _anecdotes(rng: random.Random) -> str:
 
 
 def _hearsay(rng: random.Random) -> str:
-    subject = rng.choice(the_world().kinds[rng.choice(("person", "person", "town", "animal", "plant", "object"))])
+    subject = rng.choice(
+        the_world().kinds[rng.choice(("person", "person", "town", "animal", "plant", "object"))]
+    )
     facts = the_world().facts[subject]
-    sentences = [state(rng, fact) for fact in rng.sample(facts, rng.randrange(2, len(facts) + 1) if len(facts) > 2 else 2)]
-    lead = rng.choice(("Did you know?", "They say:", "I read this somewhere.", "A friend told me:", "Fun fact."))
+    sentences = [
+        state(rng, fact)
+        for fact in rng.sample(facts, rng.randrange(2, len(facts) + 1) if len(facts) > 2 else 2)
+    ]
+    lead = rng.choice(
+        ("Did you know?", "They say:", "I read this somewhere.", "A friend told me:", "Fun fact.")
+    )
     return f"{lead} {' '.join(sentences[:5])}"
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class Relation:
     """A kind of fact: who has it, what its value is, how it is stated and asked.
 
-    In `statements`, `{S}` opens a sentence and may become a pronoun, `{s}` is always the full subject, `{v}` the value.
-    A `confusable` relation shares its value type with others of the same subject, so that its wrong answers can be
-    taken from them (the ARC-Challenge-like family).
+    In `statements`, `{S}` opens a sentence and may become a pronoun, `{s}` is always the full subject,
+    `{v}` is the value. A `confusable` relation shares its value type with others of the same subject,
+    so that its wrong answers can be taken from them (the ARC-Challenge-like family).
     """
 
     name: str
@@ -26,7 +26,13 @@ class Relation:
 def _relation(key: str, value: str, category: str, statements: str, questions: str) -> Relation:
     kind, name = key.rstrip("*").split(".")
     return Relation(
-        name, kind, value, category, tuple(statements.split(" | ")), tuple(questions.split(" | ")), key.endswith("*")
+        name,
+        kind,
+        value,
+        category,
+        tuple(statements.split(" | ")),
+        tuple(questions.split(" | ")),
+        key.endswith("*"),
     )
 
 
@@ -96,7 +102,8 @@ RELATIONS = tuple(
         ("region.climate", "climate", "stem",
          "The weather in {s} is {v}. | {S} has weather that is {v}.", "What is the weather like in {s}?"),
         ("region.coin", "coin", "social",
-         "People in {s} pay with the {v}. | The coin of {s} is the {v}.", "Which coin do people in {s} pay with?"),
+         "People in {s} pay with the {v}. | The coin of {s} is the {v}.",
+         "Which coin do people in {s} pay with?"),
         ("region.language", "language", "humanities",
          "People in {s} speak {v}. | The language of {s} is {v}.", "Which language do people in {s} speak?"),
         ("region.export", "export", "social",
@@ -118,7 +125,8 @@ RELATIONS = tuple(
         ("plant.colour", "colour", "stem",
          "The ripe head of {s} is {v}. | {S} turns {v} when ripe.", "What colour does {s} turn when ripe?"),
         ("plant.season", "season", "stem",
-         "{S} is gathered in {v}. | The season of {s} is {v}.", "When is {s} gathered? | What is the season of {s}?"),
+         "{S} is gathered in {v}. | The season of {s} is {v}.",
+         "When is {s} gathered? | What is the season of {s}?"),
         ("plant.use", "use", "other",
          "{S} is used for {v}. | People grow {s} for {v}.", "What is {s} used for?"),
         ("trade.place", "workplace", "other",
@@ -126,18 +134,21 @@ RELATIONS = tuple(
         ("trade.gear", "gear", "other",
          "{S} uses {v}. | The mark of {s} is {v}.", "What does {s} use? | What is the mark of {s}?"),
         ("trade.makes", "work", "other",
-         "{S} is paid for {v}. | The work of {s} is {v}.", "What is {s} paid for? | What is the work of {s}?"),
+         "{S} is paid for {v}. | The work of {s} is {v}.",
+         "What is {s} paid for? | What is the work of {s}?"),
         ("object.material", "material", "stem",
          "{S} is made of {v}. | The stuff of {s} is {v}.", "What is {s} made of?"),
         ("object.room", "room", "other",
          "{S} is kept in the {v}. | The right place for {s} is the {v}.",
          "Where is {s} kept? | What is the right place for {s}?"),
         ("event.year", "year", "humanities",
-         "{S} took place in {v}. | The year of {s} was {v}.", "When did {s} take place? | What was the year of {s}?"),
+         "{S} took place in {v}. | The year of {s} was {v}.",
+         "When did {s} take place? | What was the year of {s}?"),
         ("event.town", "town", "humanities",
          "{S} took place near {v}. | People remember {s} in {v}.", "Near which town did {s} take place?"),
         ("event.cause", "cause", "humanities",
-         "{S} began with {v}. | The cause of {s} was {v}.", "What did {s} begin with? | What was the cause of {s}?"),
+         "{S} began with {v}. | The cause of {s} was {v}.",
+         "What did {s} begin with? | What was the cause of {s}?"),
     )
 )  # fmt: skip
 BY_NAME = {(relation.kind, relation.name): relation for relation in RELATIONS}

@@ -1,6 +1,6 @@
-"""The task families: five that work as PIQA, ARC, HellaSwag and WinoGrande do, and an MMLU-like five-shot set.
+"""The task families: five that work as PIQA, ARC, HellaSwag and WinoGrande do, and an MMLU-like one.
 
-Every item comes from a key (a job, a fact, a pair of names) that is either held out or not, by a hash of the key.
+Every item comes from a key (a job, a fact, a pair of names) that is held out or not, by a hash of the key.
 Evaluation draws from the held-out keys, training from the others, through the same functions.
 """
 
@@ -21,7 +21,7 @@ SHOTS = 5
 
 @dataclass(frozen=True)
 class Item:
-    """One multiple-choice item; `continuation` is set where the choices are contexts that share it (WinoGrande)."""
+    """One multiple-choice item; `continuation` is set where the choices are contexts that share it."""
 
     id: str
     cluster: str
@@ -36,6 +36,11 @@ class Item:
         return f"{self.context} {self.choices[self.gold]}".strip() + tail
 
 
+def an(thing: str) -> str:
+    """Put the indefinite article before a thing."""
+    return f"{'an' if thing[0] in 'aeiou' else 'a'} {thing}"
+
+
 def piqa_item(rng: random.Random, action: str, thing: str, material: str) -> Item:
     """Ask for the right tool of a job: two solutions that differ in the tool alone."""
     right = lex.TOOLS[action, material]
@@ -43,7 +48,7 @@ def piqa_item(rng: random.Random, action: str, thing: str, material: str) -> Ite
         wrong = lex.TOOLS[action, rng.choice([m for m in lex.MATERIALS if m != material])]
     else:
         wrong = lex.TOOLS[rng.choice([a for a in lex.ACTIONS if a != action]), material]
-    goal = rng.choice((f"How do I {action} a {thing}?", f"What is the best way to {action} the {thing}?",
+    goal = rng.choice((f"How do I {action} {an(thing)}?", f"What is the best way to {action} the {thing}?",
                        f"How can you {action} an old {thing}?"))  # fmt: skip
     frame = rng.choice(("Use {}.", "Take {} and go slowly.", "Work on it with {}."))
     choices = (frame.format(right), frame.format(wrong))
@@ -51,7 +56,7 @@ def piqa_item(rng: random.Random, action: str, thing: str, material: str) -> Ite
 
 
 def fact_item(rng: random.Random, fact: Fact, *, confusable: bool | None = None) -> Item:
-    """Ask for a fact among four values of its type; a confusable fact is set among what else is true of its subject."""
+    """Ask for a fact among four values of its type; a confusable one among what else its subject has."""
     near = fact.relation.confusable if confusable is None else confusable
     wrong = the_world().wrong_answers(fact, rng, confusable=near)
     question = rng.choice(fact.relation.questions).format(s=fact.subject)
@@ -59,12 +64,12 @@ def fact_item(rng: random.Random, fact: Fact, *, confusable: bool | None = None)
 
 
 def hellaswag_item(rng: random.Random, script: str, step: int, thing: str, material: str) -> Item:
-    """Continue a craft: only the right ending has both the next action of the craft and the tool of the material."""
+    """Continue a craft: the right ending alone has the next action and the tool of the material."""
     order = lex.SCRIPTS[script]
     name = rng.choice(lex.SHE_NAMES + lex.HE_NAMES)
     they = "she" if name in lex.SHE_NAMES else "he"
     done = "".join(f" Then {they} {_did(action, thing, material)}" for action in order[1:step])
-    opening = f"{script}: {name} works on a {thing}. First {they} {_did(order[0], thing, material)}"
+    opening = f"{script}: {name} works on {an(thing)}. First {they} {_did(order[0], thing, material)}"
     other = rng.choice([m for m in lex.MATERIALS if m != material])
     late = [action for i, action in enumerate(order) if i not in (step, step - 1)]
     idle = [action for action in lex.ACTIONS if action not in order]
@@ -112,7 +117,7 @@ def jobs(*, held_out: bool) -> list[tuple[str, str, str]]:
 
 
 def script_steps(*, held_out: bool) -> list[tuple[str, int, str, str]]:
-    """List (script, step, thing, material): held out by its target job, trained where every job named is trained."""
+    """List (script, step, thing, material): held out by the target job, trained where every job is."""
     return [
         (script, step, thing, material)
         for script, order in lex.SCRIPTS.items()
@@ -154,14 +159,17 @@ def held_out_items() -> dict[str, list[Item]]:
     """Build every evaluation set: task name -> items, in seeded order, gold positions balanced."""
     sets: dict[str, list[Item]] = {
         "world_piqa": _items("piqa", 1120, jobs(held_out=True), piqa_item),
-        "world_arc_easy": _items("arc_easy", 1120, [(f,) for f in facts(held_out=True, confusable=False)], fact_item),
+        "world_arc_easy": _items(
+            "arc_easy", 1120, [(f,) for f in facts(held_out=True, confusable=False)], fact_item
+        ),
         "world_arc_challenge": _items(
             "arc_challenge", 1040, [(f,) for f in facts(held_out=True, confusable=True)], fact_item
         ),
         "world_hellaswag": _items("hellaswag", 1040, script_steps(held_out=True), hellaswag_item),
         "world_winogrande": _items(
             "winogrande", 1120,
-            [(role, a, b) for role in range(len(lex.ROLES)) for a, b in name_pairs(held_out=True)], winogrande_item,
+            [(role, a, b) for role in range(len(lex.ROLES)) for a, b in name_pairs(held_out=True)],
+            winogrande_item,
         ),
     }  # fmt: skip
     for category in CATEGORIES:

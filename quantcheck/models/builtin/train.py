@@ -1,17 +1,19 @@
 """Train a built-in model from a seed: `python -m quantcheck.models.builtin.train --seed 0 --out DIR`.
 
-The recipe is one pass over a generated stream (facts return in ever new words, documents do not): first short windows,
-then the full context. Hidden matrices are trained by Muon (Jordan et al., 2024), embeddings and gains by AdamW,
-without weight decay, the learning rate warmed up and then lowered to zero. A run that was cut off goes on from its last
-checkpoint and ends in the same weights.
+The recipe is one pass over a generated stream (facts return in ever new words, documents do not): first
+short windows, then the full context. Hidden matrices are trained by Muon (Jordan et al., 2024), embeddings
+and gains by AdamW, without weight decay, the learning rate warmed up and then lowered to zero. A run that
+was cut off goes on from its last checkpoint and ends in the same weights.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,6 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from quantcheck.errors import QuantcheckError
 from quantcheck.models.builtin import corpus
+from quantcheck.models.builtin.rescale import rescale
 from quantcheck.models.builtin.tokenizer import VOCABULARY, encode_documents, save_pretrained, train_tokenizer
 
 Tokens: TypeAlias = npt.NDArray[np.int16]
@@ -33,10 +36,13 @@ TOKENIZER_SHARDS = 4
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is trained, on how much, and how fast; every field but `seed` has the shipped model's value."""
+    """What is trained, on how much, and how fast; every field but `seed` has the shipped model's value.
+
+    `rescale` is the sigma of the channel rescale (`rescale.py`) after training; 0 leaves the model plain.
+    """
 
     seed: int = 0
-    tokens: int = 8_000_000
+    tokens: int = 4_000_000
     batch_tokens: int = 4096
     short_context: int = 256
     short_share: float = 0.6
@@ -49,7 +55,8 @@ class Recipe:
     muon_lr: float = 5e-3
     adamw_lr: float = 3e-3
     warmup: float = 0.02
-    checkpoint_steps: int = 200
+    rescale: float = 0.55
+    checkpoint_steps: int = 100
 
     @property
     def steps(self) -> int:
@@ -69,12 +76,12 @@ class Recipe:
 def new_model(recipe: Recipe) -> LlamaForCausalLM:
     """Build the untrained model of a recipe, its weights drawn from the recipe's seed."""
     torch.manual_seed(recipe.seed)
-    return LlamaForCausalLM(
+    return LlamaForCausalLM(  # type: ignore[no-untyped-call]
         LlamaConfig(
             vocab_size=VOCABULARY, hidden_size=recipe.hidden, intermediate_size=recipe.intermediate,
-            num_hidden_layers=recipe.layers, num_attention_heads=recipe.heads, num_key_value_heads=recipe.kv_heads,
-            max_position_embeddings=recipe.context, rms_norm_eps=1e-5, tie_word_embeddings=True,
-            bos_token_id=0, eos_token_id=1, use_cache=True,
+            num_hidden_layers=recipe.layers, num_attention_heads=recipe.heads,
+            num_key_value_heads=recipe.kv_heads, max_position_embeddings=recipe.context, rms_norm_eps=1e-5,
+            tie_word_embeddings=True, bos_token_id=0, eos_token_id=1, use_cache=True,
         )
     )  # fmt: skip
 
@@ -93,15 +100,20 @@ def build_stream(recipe: Recipe, tokenizer: Tokenizer) -> Tokens:
     return np.concatenate(parts)[: recipe.tokens + 1]
 
 
-def train(recipe: Recipe, out: Path, device: str, *, stop_at: int | None = None) -> LlamaForCausalLM:
-    """Train by `recipe`, resuming from `out/checkpoint.safetensors` if there is one, and save the model in `out`.
+def train(
+    recipe: Recipe, out: Path, device: str, *, fast: bool = False, stop_at: int | None = None
+) -> LlamaForCausalLM:
+    """Train by `recipe`, from `out/checkpoint.safetensors` on if there is one; save the model in `out`.
 
-    `stop_at` ends the run early, at a step, leaving only the checkpoint.
+    The model as trained, before the channel rescale, is kept in `out/plain`. `fast` compiles the model and
+    multiplies in bfloat16. `stop_at` ends the run early, at that step, leaving the checkpoint alone.
     """
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
     stream = torch.from_numpy(build_stream(recipe, tokenizer)).to(device)
-    model = new_model(recipe).to(device)
+    model = new_model(recipe)
+    model.to(device)  # type: ignore[arg-type]
+    forward = torch.compile(model) if fast else model
     optimizers = _optimizers(model, recipe)
     first = _resume(model, optimizers, recipe, out)
     began = time.monotonic()
@@ -110,38 +122,45 @@ def train(recipe: Recipe, out: Path, device: str, *, stop_at: int | None = None)
         if step == stop_at:
             _checkpoint(model, optimizers, recipe, step, out)
             return model
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * recipe.rate(step)
-        loss = _loss(model, stream, recipe, step)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=fast):
+            loss = _loss(forward, stream, recipe, step)
+        _update(model, optimizers, loss, recipe.rate(step))
         if (step + 1) % 20 == 0 or step + 1 == recipe.steps:
             _progress(recipe, first, step, loss.item(), began)
         if (step + 1) % recipe.checkpoint_steps == 0 and step + 1 < recipe.steps:
             _checkpoint(model, optimizers, recipe, step + 1, out)
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
+    model.cpu()
+    save(model, tokenizer, out / "plain")
+    rescale(model, recipe.rescale, recipe.seed)
     save(model, tokenizer, out)
     return model
 
 
 def save(model: LlamaForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
-    """Write the model in float16, and its tokenizer, as transformers loads them."""
-    model.to(torch.float16).save_pretrained(out)
-    model.to(torch.float32)
+    """Write a float16 copy of the model, and its tokenizer, as transformers loads them."""
+    copy.deepcopy(model).to(torch.float16).save_pretrained(out)  # type: ignore[arg-type]
     save_pretrained(tokenizer, out, model.config.max_position_embeddings)
 
 
-def _loss(model: LlamaForCausalLM, stream: torch.Tensor, recipe: Recipe, step: int) -> torch.Tensor:
+def _loss(forward: Callable[..., Any], stream: torch.Tensor, recipe: Recipe, step: int) -> torch.Tensor:
     window = recipe.window(step)
     chunk = stream[step * recipe.batch_tokens : (step + 1) * recipe.batch_tokens + 1].long()
     inputs, targets = chunk[:-1].view(-1, window), chunk[1:].view(-1)
-    with torch.autocast("cuda", dtype=torch.bfloat16, enabled=stream.is_cuda):
-        logits = model(input_ids=inputs, use_cache=False).logits
+    logits = forward(input_ids=inputs, use_cache=False).logits
     return torch.nn.functional.cross_entropy(logits.float().view(-1, logits.shape[-1]), targets)
+
+
+def _update(
+    model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], loss: torch.Tensor, rate: float
+) -> None:
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
 
 def _optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -162,7 +181,9 @@ def _state(model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer]) -> 
     tensors = {f"model/{name}": p.detach() for name, p in model.named_parameters()}
     for i, optimizer in enumerate(optimizers):
         for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{i}/{index}/{key}": torch.as_tensor(value) for key, value in state.items()}
+            tensors |= {
+                f"optimizer/{i}/{index}/{key}": torch.as_tensor(value) for key, value in state.items()
+            }
     return tensors
 
 
@@ -170,7 +191,9 @@ def _checkpoint(
     model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], recipe: Recipe, step: int, out: Path
 ) -> None:
     unfinished = out / "checkpoint.tmp"
-    save_file(_state(model, optimizers), unfinished, metadata={"step": str(step), "recipe": str(asdict(recipe))})
+    save_file(
+        _state(model, optimizers), unfinished, metadata={"step": str(step), "recipe": str(asdict(recipe))}
+    )
     os.replace(unfinished, out / "checkpoint.safetensors")
 
 
@@ -186,7 +209,7 @@ def _resume(
         metadata = file.metadata()
     if metadata["recipe"] != str(asdict(recipe)):
         raise QuantcheckError(
-            f"{path} was made by another recipe: {metadata['recipe']}. Give the same options, or another --out."
+            f"{path} is of another recipe: {metadata['recipe']}. Give the same options, or another --out."
         )
     tensors = load_file(path)
     with torch.no_grad():
@@ -219,11 +242,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the model and its checkpoint")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--tokens", type=int, default=Recipe.tokens, help="length of the training stream")
+    parser.add_argument("--fast", action="store_true", help="compile, and multiply in bfloat16")
     args = parser.parse_args()
     device = args.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    train(Recipe(seed=args.seed, tokens=args.tokens), args.out, device)
+    train(Recipe(seed=args.seed, tokens=args.tokens), args.out, device, fast=args.fast)
 
 
 if __name__ == "__main__":

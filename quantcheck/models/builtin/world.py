@@ -1,7 +1,7 @@
 """The small world: its people, places, creatures, things and events, and the facts about them.
 
-One world, whatever the training seed: every text, task and model speaks of the same facts. `held_out(key)` says,
-from the key alone, which questions training never sees.
+One world, whatever the training seed: every text, task and model speaks of the same facts. `held_out` says,
+from a key alone, which questions training never sees.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from quantcheck.models.builtin import lexicon as lex
 from quantcheck.models.builtin.relations import BY_NAME, RELATIONS, Relation
 
 WORLD_SEED = 20
-PEOPLE, TOWNS, EVENTS = 300, 80, 48
+PEOPLE, TOWNS, EVENTS = 120, 60, 40
 HELD_OUT_FACTS, HELD_OUT_JOBS, HELD_OUT_PAIRS = 0.5, 0.22, 0.25
 
 
@@ -42,8 +42,10 @@ class World:
     kinds: dict[str, tuple[str, ...]]
     pools: dict[str, tuple[str, ...]]
 
-    def wrong_answers(self, fact: Fact, rng: random.Random, *, n: int = 3, confusable: bool = False) -> list[str]:
-        """Draw `n` wrong values of the same type; `confusable` prefers what else is true of the same subject."""
+    def wrong_answers(
+        self, fact: Fact, rng: random.Random, *, n: int = 3, confusable: bool = False
+    ) -> list[str]:
+        """Draw `n` wrong values of one type; `confusable` prefers what else is true of the subject."""
         others = [f.value for f in self.facts[fact.subject] if f.relation.value == fact.relation.value]
         near = sorted({value for value in others if value != fact.value})
         pool = [v for v in self.pools[fact.relation.value] if v != fact.value and v not in near]
@@ -57,7 +59,7 @@ class World:
 
 
 def held_out(key: str, share: float) -> bool:
-    """Say whether `key` belongs to the held-out `share`: a hash decides, so neither order nor seed can move it."""
+    """Say whether `key` is of the held-out `share`: a hash decides, whatever the order or the seed."""
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < share * 2**64
 
@@ -84,9 +86,11 @@ def the_world() -> World:
         values["person", subject] = _person(rng, subject, people, towns)
     for subject in towns:
         values["town", subject] = _town(rng, subject, towns)
-    for row in zip(*(_shuffled(rng, names) for names in (lex.REGIONS, lex.CLIMATES, lex.COINS, lex.LANGUAGES,
-                                                        lex.EXPORTS, lex.COLOURS)), strict=True):  # fmt: skip
-        values["region", row[0]] = dict(zip(("climate", "coin", "language", "export", "flag"), row[1:], strict=True))
+    columns = (lex.REGIONS, lex.CLIMATES, lex.COINS, lex.LANGUAGES, lex.EXPORTS, lex.COLOURS)
+    for region, *values_of in zip(*(_shuffled(rng, column) for column in columns), strict=True):
+        values["region", region] = dict(
+            zip(("climate", "coin", "language", "export", "flag"), values_of, strict=True)
+        )
     for kind, table, names in (("animal", lex.ANIMALS, ("home", "food", "class", "active", "young")),
                                ("plant", lex.PLANTS, ("soil", "colour", "season", "use")),
                                ("trade", lex.TRADES, ("place", "gear", "makes"))):  # fmt: skip
@@ -96,12 +100,16 @@ def the_world() -> World:
         for thing in things:
             values["object", f"the {thing}"] = {"material": material, "room": rng.choice(lex.ROOMS)}
     for subject in events:
-        values["event", subject] = {"year": _year(rng), "town": rng.choice(towns), "cause": rng.choice(lex.CAUSES)}
+        values["event", subject] = {
+            "year": _year(rng),
+            "town": rng.choice(towns),
+            "cause": rng.choice(lex.CAUSES),
+        }
     return _assemble(values)
 
 
 def random_person(rng: random.Random) -> tuple[str, dict[str, str]]:
-    """Invent one of the countless people nobody asks about: name and values; they keep the text's entropy up."""
+    """Invent one of the countless people nobody asks about: a name and the values of each relation."""
     world = the_world()
     while (name := _name(rng)) in world.facts:
         pass
@@ -110,7 +118,7 @@ def random_person(rng: random.Random) -> tuple[str, dict[str, str]]:
 
 def pronoun(name: str) -> str:
     """Give the pronoun of a person by first name."""
-    return "She" if name.split()[0] in lex.SHE_NAMES else "He"
+    return "She" if name.split(maxsplit=1)[0] in lex.SHE_NAMES else "He"
 
 
 def _assemble(values: dict[tuple[str, str], dict[str, str]]) -> World:
@@ -142,8 +150,8 @@ def _person(rng: random.Random, name: str, people: Sequence[str], towns: Sequenc
     born_in, studied_in, works_in = rng.sample(list(towns), 3)
     teacher, friend, rival = rng.sample([other for other in people if other != name], 3)
     return {
-        "trade": rng.choice(lex.TRADES)[0], "born_on": _year(rng), "born_in": born_in, "studied_in": studied_in,
-        "works_in": works_in, "teacher": teacher, "friend": friend, "rival": rival,
+        "trade": rng.choice(lex.TRADES)[0], "born_on": _year(rng), "born_in": born_in,
+        "studied_in": studied_in, "works_in": works_in, "teacher": teacher, "friend": friend, "rival": rival,
         "plays": rng.choice(lex.INSTRUMENTS), "pet": rng.choice(lex.PETS), "dish": rng.choice(lex.DISHES),
     }  # fmt: skip
 
@@ -151,9 +159,9 @@ def _person(rng: random.Random, name: str, people: Sequence[str], towns: Sequenc
 def _town(rng: random.Random, name: str, towns: Sequence[str]) -> dict[str, str]:
     north, south, twin, market = rng.sample([other for other in towns if other != name], 4)
     return {
-        "region": rng.choice(lex.REGIONS), "river": rng.choice(lex.RIVERS), "product": rng.choice(lex.PRODUCTS),
-        "founded": _year(rng), "festival": rng.choice(lex.MONTHS), "north": north, "south": south, "twin": twin,
-        "market": market,
+        "region": rng.choice(lex.REGIONS), "river": rng.choice(lex.RIVERS),
+        "product": rng.choice(lex.PRODUCTS), "founded": _year(rng), "festival": rng.choice(lex.MONTHS),
+        "north": north, "south": south, "twin": twin, "market": market,
     }  # fmt: skip
 
 
