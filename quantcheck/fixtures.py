@@ -81,16 +81,15 @@ def gate(request: pytest.FixtureRequest, snapshot: SnapshotAssertion) -> Callabl
 
 
 def _matching(state: State, model: QuantizedModel, metric: str) -> list[str]:
-    known = state.session.metrics(model.model)
-    # An accepted metric that nothing measures any more is asked for by name and judged as vanished.
-    found = [name for name in known if fnmatchcase(name, metric)] or [
-        cell.metric for cell in state.session.cells if cell.metric == metric
-    ]
+    session = state.session
+    # An accepted metric that nothing measures any more is asked for, too, and judged as vanished.
+    known = (*session.metrics(model.model), *session.vanished(model.model, model.spec))
+    found = [name for name in known if fnmatchcase(name, metric)]
     if not found:
         from quantcheck.registry import did_you_mean
 
         raise QuantcheckError(f"no metric matches {metric!r}{did_you_mean(metric, known)}")
-    return list(dict.fromkeys(found))
+    return found
 
 
 def _state(config: pytest.Config) -> State:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import quantcheck
 from quantcheck.baseline import BaselineFile, Figure, read_baseline
-from quantcheck.errors import DataError
-from quantcheck.gate import AcceptedFigure, Evidence, judge
+from quantcheck.errors import DataError, QuantizationError
+from quantcheck.gate import AcceptedFigure, Evidence, Judgement, Verdict, judge
 from quantcheck.measurement import Measurement, PairedDifference
 from quantcheck.methods import METHODS
 from quantcheck.metrics.catalog import MetricPlan, builtin_calibration, plan_metrics
@@ -62,7 +62,7 @@ class GateSession:
             Cell(model, spec, metric)
             for model in self.settings.models
             for spec in self.matrix.specs
-            for metric in self._vanished(model, spec)
+            for metric in self.vanished(model, spec)
         ]
         return (*planned, *vanished)
 
@@ -97,6 +97,20 @@ class GateSession:
     def metrics(self, model: ModelSpec) -> tuple[str, ...]:
         """The metrics gated on a model: bits per weight, then what is measured."""
         return (BPW, *self.plan(model).metrics)
+
+    def vanished(self, model: ModelSpec, spec: QuantSpec) -> list[str]:
+        """Accepted metrics, of the built-in model or a given text, that this run ought to produce."""
+        planned = self.metrics(model)
+        texts = {text.name for text in self.texts()}
+        files = [self.baseline_file(model.name, device, str(spec)) for device in DEVICES]
+        stored = dict.fromkeys(
+            metric for file in files if file for metric in file.metrics(self.settings.tier)
+        )
+        return [
+            metric
+            for metric in stored
+            if metric not in planned and (model.builtin or metric.partition("/")[2] in texts)
+        ]
 
     def texts(self) -> tuple[TextSource, ...]:
         """The user's texts as options describe them."""
@@ -143,7 +157,11 @@ class GateSession:
         """Measure one gate, judge it, and accept it when asked to."""
         from quantcheck.runner import bits_per_weight
 
-        figures, reference = runner.figures(cell.model, cell.spec), runner.reference(cell.model)
+        try:
+            figures = runner.figures(cell.model, cell.spec)
+        except QuantizationError as error:
+            return self._never_quantized(cell, runner, error)
+        reference = runner.reference(cell.model)
         measured, compared = figures.measurements.get(cell.metric), reference.measurements.get(cell.metric)
         if cell.metric == BPW and figures.facts is not None:
             measured, compared = bits_per_weight(figures.facts)
@@ -222,19 +240,18 @@ class GateSession:
         settings = self.settings
         return TextSource(name, path, settings.text_separator, settings.text_bos, windows, settings.window)
 
-    def _vanished(self, model: ModelSpec, spec: QuantSpec) -> list[str]:
-        """Accepted metrics that this run should produce: the built-in model's, those on the texts given."""
-        planned = self.metrics(model)
-        texts = {text.name for text in self.texts()}
-        files = [self.baseline_file(model.name, device, str(spec)) for device in DEVICES]
-        stored = dict.fromkeys(
-            metric for file in files if file for metric in file.metrics(self.settings.tier)
+    def _never_quantized(self, cell: Cell, runner: Runner, error: QuantizationError) -> GateRecord:
+        bounds = self.policy.bounds(str(cell.spec), cell.metric)
+        judgement = Judgement(Verdict.NOT_QUANTIZED, (str(error),))
+        return GateRecord(
+            model=cell.model.name,
+            spec=str(cell.spec),
+            metric=cell.metric,
+            tier=self.settings.tier,
+            device=runner.device,
+            dtype=runner.basis(cell.model, cell.spec).dtype,
+            **figure_fields(judgement, bounds, None, None),
         )
-        return [
-            metric
-            for metric in stored
-            if metric not in planned and (model.builtin or metric.partition("/")[2] in texts)
-        ]
 
     def _accept(
         self,
