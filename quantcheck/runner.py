@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from quantcheck.artifact_facts import ArtifactFacts, LayerFacts
 from quantcheck.cache import Cache, CacheKey
-from quantcheck.errors import DataError
+from quantcheck.errors import DataError, QuantcheckError, QuantizationError
 from quantcheck.measurement import Measurement, digest, measurement
 from quantcheck.methods import METHODS
 from quantcheck.methods.artifact import Artifact, inspect, quantize
@@ -80,6 +82,17 @@ class Runner:
     calibrations: dict[str, TextSource | None]
     _memo: dict[tuple[str, ...], Any] = field(default_factory=dict)
     _module: tuple[tuple[str, str], nn.Module] | None = None
+
+    def check(self, model: ModelSpec) -> None:
+        """Read a model's texts, and its weights unless the cache knows that they are sound.
+
+        Raises:
+            DataError: as `workload`.
+            ModelError: the model does not load, or holds NaN or Inf.
+        """
+        self.workload(model)
+        key = CacheKey.of("sound", model=self.source(model).model_digest, dtype=self._dtype(model))
+        self.cache.get_or_create(key, lambda folder: self._prove_sound(model, folder))
 
     def source(self, model: ModelSpec) -> ModelSource:
         """The model's files."""
@@ -154,6 +167,9 @@ class Runner:
     def _load(self, model: ModelSpec) -> LoadedModel:
         return load_model(model, device=self.device, dtype=self.dtype)
 
+    def _prove_sound(self, model: ModelSpec, folder: Path) -> None:
+        (folder / "dtype").write_text(self.loaded(model).dtype, encoding="utf-8")
+
     def _dtype(self, model: ModelSpec) -> str:
         return choose_dtype(self.dtype, device=self.device, stored=self.source(model).stored_dtype)
 
@@ -214,7 +230,7 @@ class Runner:
         loaded = self.loaded(model)
         calibrated = METHODS.entry(spec.method).capabilities.calibrated
         calibration = torch.from_numpy(self.calibration(model).inputs.copy()) if calibrated else None
-        with self.progress.task(f"{model} {spec}") as update:
+        with self.progress.task(f"{model} {spec}") as update, _naming_the_method(spec):
             quantize(
                 loaded.fresh(),
                 spec,
@@ -278,7 +294,24 @@ def _method_version(spec: QuantSpec) -> int:
 
 
 def _code(spec: QuantSpec) -> str:
-    return source_digest(METHODS.resolve(spec.method))
+    """Digest of the method's file, and of the object: two of one class may be set differently."""
+    target = METHODS.resolve(spec.method)
+    kind = target if isinstance(target, type) else type(target)
+    settings = sorted(getattr(target, "__dict__", {}).items()) if kind is not target else []
+    return digest([source_digest(target), kind.__qualname__, repr(settings)])
+
+
+@contextmanager
+def _naming_the_method(spec: QuantSpec) -> Iterator[None]:
+    """Turn whatever a method raises by mistake into an error that says where."""
+    try:
+        yield
+    except QuantcheckError:
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(frame.filename).name}, line {frame.lineno}"
+        raise QuantizationError(f"{spec.method} raised {type(error).__name__}: {error} ({where})") from error
 
 
 def _portable(plan: MetricPlan) -> str:
