@@ -7,6 +7,8 @@ is imported only when a gate is asked for: by an option, a mark expression or a 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["gate", "quantized_model", "reference_model"]
 
 STATE = pytest.StashKey["State"]()
+RUN_FOLDER = pytest.StashKey[str]()
 MARKERS = (
     "quantcheck: every gate of the matrix",
     "ultra_low_bit: gates of 4 weight bits and fewer",
@@ -54,7 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.pluginmanager.hasplugin("xdist"):
         from quantcheck.distribution import XdistHooks
 
-        config.pluginmanager.register(XdistHooks(lambda: get_state(config).run_folder), "quantcheck-xdist")
+        config.pluginmanager.register(XdistHooks(lambda: run_folder(config)), "quantcheck-xdist")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -62,6 +65,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if STATE in config.stash:
         config.stash[STATE].close()
         del config.stash[STATE]
+    if RUN_FOLDER in config.stash:
+        shutil.rmtree(config.stash[RUN_FOLDER], ignore_errors=True)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -78,24 +83,17 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Where gates are asked for on the command line, check everything before anything is collected."""
+    """Where gates are asked for on the command line, check what they need before anything is collected."""
     if _asked_for(session.config) and not hasattr(session.config, "workerinput"):
         with _usage_errors():
             get_state(session.config).check()
-
-
-def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Say what is under test."""
-    if STATE in config.stash:
-        return get_state(config).session.header_lines()
-    return [f"quantcheck {quantcheck.__version__}"]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give each gate of the matrix a test of its own."""
     if "quantcheck_cell" not in metafunc.fixturenames:
         return
-    with _usage_errors():
+    with _usage_errors(pytest.Collector.CollectError):
         cells = get_state(metafunc.config).session.cells
     metafunc.parametrize(
         "quantcheck_cell",
@@ -128,17 +126,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Check the gates that were selected, once, before any of them runs."""
-    if STATE in session.config.stash and not hasattr(session.config, "workerinput"):
+    config, items = session.config, session.items
+    if _gates_asked_for(config, items) and not hasattr(config, "workerinput"):
         with _usage_errors():
-            get_state(session.config).check_selection(session.items)
+            get_state(config).check_selection(items, complete=not session.testsfailed)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Attach the records of a gate to its report; a gate that skipped, or ended without a verdict, fails."""
     report = yield
-    if STATE in item.config.stash and "gate" in getattr(item, "fixturenames", ()):
-        get_state(item.config).annotate(item, report)
+    if _uses(item, "gate"):
+        from quantcheck.state import annotate
+
+        annotate(item, report)
     return report
 
 
@@ -148,6 +149,21 @@ class Gathering:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.raw: list[dict[str, Any]] = []
+        self._announced = False
+
+    def pytest_report_header(self) -> list[str]:
+        """Say what is under test."""
+        self._announced = STATE in self.config.stash
+        if self._announced:
+            return get_state(self.config).session.header_lines()
+        return [f"quantcheck {quantcheck.__version__}"]
+
+    def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> list[str]:
+        """Say it after the collection, where nothing but a test asked for gates."""
+        if self._announced or self.config.get_verbosity() < 0 or not _gates_asked_for(self.config, items):
+            return []
+        with _usage_errors():
+            return get_state(self.config).session.header_lines()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -158,8 +174,8 @@ class Gathering:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
-        """Write the report files."""
-        if self.raw or STATE in self.config.stash:
+        """Write the report files; a run that decided nothing leaves those of the last one alone."""
+        if self.raw:
             get_state(self.config).write_reports(self.raw)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -173,8 +189,18 @@ def get_state(config: pytest.Config) -> State:
     if STATE not in config.stash:
         from quantcheck.state import State
 
-        config.stash[STATE] = State(config)
+        config.stash[STATE] = State(config, lambda: run_folder(config))
     return config.stash[STATE]
+
+
+def run_folder(config: pytest.Config) -> str:
+    """A folder that ends with the run and is shared with its xdist workers, made on first use."""
+    given: str | None = getattr(config, "workerinput", {}).get("quantcheck_run_folder")
+    if given is not None:
+        return given
+    if RUN_FOLDER not in config.stash:
+        config.stash[RUN_FOLDER] = tempfile.mkdtemp(prefix="quantcheck-")
+    return config.stash[RUN_FOLDER]
 
 
 def _asked_for(config: pytest.Config) -> bool:
@@ -186,9 +212,21 @@ def _asked_for(config: pytest.Config) -> bool:
     )
 
 
+def _gates_asked_for(config: pytest.Config, items: list[pytest.Item]) -> bool:
+    return STATE in config.stash or any(_uses(item, name) for item in items for name in __all__)
+
+
+def _uses(item: pytest.Item, fixture: str) -> bool:
+    """Whether a test uses this plugin's fixture, not one of its own by that name."""
+    if not isinstance(item, pytest.Function):
+        return False
+    definitions = item._fixtureinfo.name2fixturedefs.get(fixture, ())
+    return bool(definitions) and definitions[-1].func.__module__ == gate.__module__
+
+
 @contextmanager
-def _usage_errors() -> Iterator[None]:
+def _usage_errors(kind: type[Exception] = pytest.UsageError) -> Iterator[None]:
     try:
         yield
     except QuantcheckError as error:
-        raise pytest.UsageError(f"quantcheck: {error}") from error
+        raise kind(f"quantcheck: {error}") from error

@@ -16,8 +16,8 @@ from quantcheck.session import DEVICES, GateSession
 from quantcheck.spec import ModelSpec
 
 
-def preflight(session: GateSession, selected: Sequence[Cell]) -> None:
-    """Check the options, models, texts, policy and baselines of the selected gates.
+def preflight(session: GateSession, models: Sequence[ModelSpec], selected: Sequence[Cell]) -> None:
+    """Check the options, the models and their texts, and what the selected gates need beside them.
 
     Raises:
         QuantcheckError: the first thing that is wrong, with the way out.
@@ -26,12 +26,13 @@ def preflight(session: GateSession, selected: Sequence[Cell]) -> None:
     _refuse_update_in_ci(settings)
     _require(settings)
     _refuse_unused_text_options(settings)
+    _check_reports(settings)
     if (
         any(cell.metric.startswith("acc/") for cell in selected)
         and importlib.util.find_spec("lm_eval") is None
     ):
         raise MissingPackageError("zero-shot accuracy", "lm-eval")
-    for model in {cell.model.name: cell.model for cell in selected}.values():
+    for model in models:
         resolve_model(model)
         _check_texts(session, model, [cell for cell in selected if cell.model == model])
     for cell in selected:
@@ -86,6 +87,16 @@ def _refuse_unused_text_options(settings: Settings) -> None:
             raise DataError(
                 f"--quantcheck-{name} is for models of your own, the built-in one brings its texts: add "
                 f"--quantcheck-model"
+            )
+
+
+def _check_reports(settings: Settings) -> None:
+    for target in settings.reports:
+        folder = next(path for path in target.path.absolute().parents if path.exists())
+        if not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise QuantcheckError(
+                f"--quantcheck-report {target.kind}:{target.path}: {folder} is no folder that can be written "
+                f"to; name another path"
             )
 
 

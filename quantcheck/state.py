@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from quantcheck.cache import Cache, default_root
-from quantcheck.errors import DataError
+from quantcheck.errors import DataError, QuantcheckError
 from quantcheck.methods import METHODS
 from quantcheck.options import read_settings
 from quantcheck.plan import Cell
@@ -67,35 +65,32 @@ class QuantizedModel:
 class State:
     """Made once a run and process; raises `QuantcheckError` when an option cannot be used."""
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, run_folder: Callable[[], str]) -> None:
         self.config = config
+        self._run_folder = run_folder
         self.session = GateSession(read_settings(config))
         before = set(METHODS.names())
         try:
             register_entry_points()
             config.hook.pytest_quantcheck_register_methods(methods=METHODS)
-        finally:
-            self._registered = [name for name in METHODS.names() if name not in before]
+        except QuantcheckError:
+            _unregister(set(METHODS.names()) - before)
+            raise
+        self._registered = set(METHODS.names()) - before
         self.progress = self._make_progress()
-        worker = getattr(config, "workerinput", {})
-        self._own_folder = not worker
-        self.run_folder: str = worker.get("quantcheck_run_folder") or tempfile.mkdtemp(prefix="quantcheck-")
 
     def close(self) -> None:
         """Release the cache and take back what this run registered."""
         if "cache" in self.__dict__:
             self.cache.close()
-        for name in self._registered:
-            METHODS.unregister(name)
-        if self._own_folder:
-            shutil.rmtree(self.run_folder, ignore_errors=True)
+        _unregister(self._registered)
 
     @cached_property
     def cache(self) -> Cache:
         """The disk cache; raises `CacheError` when its folder cannot be used."""
         where = self.session.settings.cache
         if where == "off":
-            return Cache.temporary(Path(self.run_folder))
+            return Cache.temporary(Path(self._run_folder()))
         return Cache.open(Path(where) if where else default_root(os.environ), warn=self._warn)
 
     @cached_property
@@ -116,8 +111,14 @@ class State:
         )
 
     def check(self) -> None:
-        """Check everything that the whole matrix needs, before anything is collected."""
-        preflight(self.session, self.session.cells)
+        """Check everything that can be before anything is collected.
+
+        What single specs need waits for the collection, which tells which of them run; only an xdist
+        controller, which collects nothing, checks the whole matrix.
+        """
+        session, cells = self.session, self.session.cells
+        distributed = self.config.pluginmanager.hasplugin("dsession")
+        preflight(session, session.settings.models, cells if distributed else ())
         self.cache  # noqa: B018  # opening it probes the folder
 
     def list_gates(self) -> int:
@@ -129,24 +130,27 @@ class State:
             writer.line(line)
         return 0
 
-    def check_selection(self, items: Sequence[pytest.Item]) -> None:
-        """Check the gates that were selected; raises `DataError` when gates were collected and none was."""
+    def check_selection(self, items: Sequence[pytest.Item], *, complete: bool) -> None:
+        """Check the gates that were selected.
+
+        Raises:
+            DataError: gates were collected, ``complete``-ly, and none was selected.
+        """
+        planned = self.session.cells
         cells = [cell for cell in map(_cell, items) if cell is not None]
-        if not items:
+        if complete and not items:
             expression = f"-m {self.config.getoption('markexpr')!r} -k {self.config.getoption('keyword')!r}"
             raise DataError(
-                f"nothing is selected: {expression} left none of {len(self.session.cells)} gates; see "
-                f"--quantcheck-list"
+                f"nothing is selected: {expression} left none of {len(planned)} gates; see --quantcheck-list"
             )
-        if not cells:
-            return
-        preflight(self.session, cells)
-        runner = self.runner
+        preflight(self.session, self.session.settings.models, cells)
         specs = {(cell.model.name, str(cell.spec)): cell for cell in cells}
-        self.progress.tasks = len(specs) + len({cell.model.name for cell in cells})
+        models = {cell.model.name: cell.model for cell in cells}
+        self.progress.tasks = len(specs) + len(models)
+        for model in models.values():
+            self.runner.check(model)
         for cell in specs.values():
-            runner.workload(cell.model)
-            runner.basis(cell.model, cell.spec)
+            self.runner.basis(cell.model, cell.spec)
 
     def quantized(self, spec: str, model: str | None = None) -> QuantizedModel:
         """The model that ``spec`` makes of ``model``."""
@@ -163,19 +167,6 @@ class State:
     def failure(self, records: Sequence[GateRecord]) -> str:
         """The message of the gates that are not green."""
         return "\n\n".join(message(record, machine()) for record in records if not record.verdict.green)
-
-    def annotate(self, item: pytest.Item, report: pytest.TestReport) -> None:
-        """Attach records to the report that ends the test; a gate without a verdict fails."""
-        if report.when == "teardown":
-            return
-        records = item.stash.get(RECORDS, [])
-        if report.when == "call":
-            report.quantcheck = [record.to_json() for record in records]  # type: ignore[attr-defined]
-        silent = report.skipped or (report.when == "call" and report.passed and not records)
-        if silent and not hasattr(report, "wasxfail"):
-            how = "was skipped" if report.skipped else "ended without a verdict"
-            report.outcome = "failed"
-            report.longrepr = f"{item.nodeid} asked for a gate and {how}: nothing passes by absence"
 
     def write_reports(self, raw: Sequence[dict[str, Any]]) -> None:
         """Write every report that was asked for."""
@@ -208,6 +199,25 @@ class State:
             newline=getattr(reporter, "ensure_newline", lambda: None),
             uncaptured=capture.global_and_fixture_disabled if capture else nullcontext,
         )
+
+
+def annotate(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Attach records to the report that ends the test; a gate without a verdict fails."""
+    if report.when == "teardown":
+        return
+    records = item.stash.get(RECORDS, [])
+    if report.when == "call":
+        report.quantcheck = [record.to_json() for record in records]  # type: ignore[attr-defined]
+    silent = report.skipped or (report.when == "call" and report.passed and not records)
+    if silent and not hasattr(report, "wasxfail"):
+        how = "was skipped" if report.skipped else "ended without a verdict"
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} asked for a gate and {how}: nothing passes by absence"
+
+
+def _unregister(names: set[str]) -> None:
+    for name in names:
+        METHODS.unregister(name)
 
 
 def _cell(item: pytest.Item) -> Cell | None:
