@@ -16,7 +16,9 @@ SIZES = st.lists(st.tuples(st.integers(1, 10**6), st.integers(1, 10**7)), min_si
 
 @given(SIZES)
 def test_bits_per_weight_are_all_bits_over_all_weights(sizes: list[tuple[int, int]]) -> None:
-    layers = tuple(layer(str(at), weights=weights, stored_bits=bits) for at, (weights, bits) in enumerate(sizes))
+    layers = tuple(
+        layer(str(at), weights=weights, stored_bits=bits) for at, (weights, bits) in enumerate(sizes)
+    )
     found = ArtifactFacts(tuple(one.name for one in layers), layers)
     assert found.bpw == sum(bits for _, bits in sizes) / sum(weights for weights, _ in sizes)
     assert min(bits / weights for weights, bits in sizes) <= found.bpw * (1 + 1e-12)

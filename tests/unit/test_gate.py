@@ -101,7 +101,10 @@ def test_the_same_model_as_accepted_passes(metric: str) -> None:
     [
         (None, "the model holds no quantized layer"),
         (ArtifactFacts(LAYERS, ()), "the model holds no quantized layer"),
-        (ArtifactFacts(LAYERS, (layer(LAYERS[1]),)), f"1 of 2 decoder Linears are not quantized, {LAYERS[0]} first"),
+        (
+            ArtifactFacts(LAYERS, (layer(LAYERS[1]),)),
+            f"1 of 2 decoder Linears are not quantized, {LAYERS[0]} first",
+        ),
         (facts(decoded=False), "not what its stored tensors decode to"),
         (facts(levels_respected=False), "more levels than its width can tell apart"),
     ],
@@ -142,7 +145,9 @@ def test_what_gives_no_finite_difference_is_red_in_any_cell(changes: dict[str, A
 
 @pytest.mark.parametrize("metric", ["kld/x", "top1/x"])
 def test_a_metric_that_is_relative_needs_no_reference(metric: str) -> None:
-    found = judge(evidence(metric, candidate=measured(metric, [0.7, 0.7]), reference=None, bounds=Bounds(0.8, 9, "")))
+    found = judge(
+        evidence(metric, candidate=measured(metric, [0.7, 0.7]), reference=None, bounds=Bounds(0.8, 9, ""))
+    )
     assert found.difference is not None
     assert found.difference.mean == pytest.approx(0.7 if metric == "kld/x" else 0.3)
 
@@ -176,7 +181,9 @@ def test_a_floor_must_hold_at_the_upper_end_of_the_interval() -> None:
     assert divergence(outcomes, Bounds(upper, 0.1, "")).verdict is Verdict.PASS
     short = divergence(outcomes, Bounds(math.nextafter(upper, 0), 0.1, ""))
     assert short.verdict is Verdict.INCONCLUSIVE
-    assert short.reasons[0].startswith(f"the 95 % bound of the difference, {upper:.6g}, lies beyond the floor")
+    assert short.reasons[0].startswith(
+        f"the 95 % bound of the difference, {upper:.6g}, lies beyond the floor"
+    )
     assert "more items would decide" in short.reasons[0]
 
 
@@ -219,7 +226,9 @@ def test_one_counted_figure_is_enough() -> None:
         ([5.0, 5.0], 6.0, "IMPROVED"),
     ],
 )
-def test_a_collapsed_cell_has_no_floor_but_drifts(outcomes: list[float], accepted: float, verdict: str) -> None:
+def test_a_collapsed_cell_has_no_floor_but_drifts(
+    outcomes: list[float], accepted: float, verdict: str
+) -> None:
     collapsed = Bounds(None, 0.1, "RTN at 2 bits")
     assert collapsed.collapsed
     assert not BOUNDS.collapsed
@@ -281,7 +290,8 @@ def test_a_stale_baseline_says_what_differs_and_is_not_compared_with() -> None:
 
 
 @pytest.mark.parametrize(
-    "broken", [{"bounds": Bounds(NAN, 0.1, "")}, {"bounds": Bounds(0.5, NAN, "")}, {"baseline": AcceptedFigure(NAN)}]
+    "broken",
+    [{"bounds": Bounds(NAN, 0.1, "")}, {"bounds": Bounds(0.5, NAN, "")}, {"baseline": AcceptedFigure(NAN)}],
 )
 def test_a_bound_or_baseline_that_is_nan_is_never_green(broken: dict[str, Any]) -> None:
     assert not judge(evidence(**broken)).verdict.green
@@ -348,7 +358,11 @@ def test_every_evidence_ends_in_exactly_one_verdict_and_no_nan_is_green(
     candidate: Measurement = measured(metric, outcomes)
     bounds = Bounds(None if collapsed else 0.5, 0.1, "")
     world: Evidence = evidence(
-        metric, candidate=candidate, reference=measured(metric, answers), bounds=bounds, baseline=AcceptedFigure(0)
+        metric,
+        candidate=candidate,
+        reference=measured(metric, answers),
+        bounds=bounds,
+        baseline=AcceptedFigure(0),
     )
     found = judge(world)
     assert isinstance(found.verdict, Verdict)

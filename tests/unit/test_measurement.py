@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantcheck.measurement import KINDS, digest, kind_of, measurement, paired_difference, pairs, standard_error
+from quantcheck.measurement import (
+    KINDS,
+    digest,
+    kind_of,
+    measurement,
+    paired_difference,
+    pairs,
+    standard_error,
+)
 from unit.builders import measured
 
 NUMBERS = st.floats(-100, 100, allow_subnormal=False)
@@ -93,7 +101,9 @@ def test_sums_that_have_no_value_are_nan() -> None:
 
 @pytest.mark.parametrize("metric", PAIRED_KINDS)
 @given(runs=TWO_RUNS)
-def test_swapping_candidate_and_reference_flips_the_sign(metric: str, runs: list[tuple[float, float]]) -> None:
+def test_swapping_candidate_and_reference_flips_the_sign(
+    metric: str, runs: list[tuple[float, float]]
+) -> None:
     left, right = (measured(metric, outcomes) for outcomes in zip(*runs, strict=True))
     there, back = paired_difference(left, right), paired_difference(right, left)
     assert there.mean == -back.mean

@@ -108,7 +108,10 @@ def test_a_spec_id_says_what_it_means() -> None:
         ("gptq-w3-sym-symr", "gives two grids"),
         ("gptq-w3-a=1-a=2", "gives option 'a' twice"),
         ("gptq-w3-", "'' in spec 'gptq-w3-' is neither a group size"),
-        ("gptq-w3-G128", r"'G128' .* neither a group size \(g128\), a grid \(asym, sym, symr\) nor an option"),
+        (
+            "gptq-w3-G128",
+            r"'G128' .* neither a group size \(g128\), a grid \(asym, sym, symr\) nor an option",
+        ),
         ("gptq-w3-a=", "'a=' .* nor an option"),
         ("gptq-w3-percdamp=nan", "option percdamp must be a finite number, got nan"),
         ("gptq-w3-percdamp=inf", "option percdamp must be a finite number, got inf"),
@@ -148,7 +151,9 @@ def test_whole_bits_are_the_nearest_width_and_at_least_one(bits: float) -> None:
     assert abs(whole - bits) <= max(0.5, 1 - bits)
 
 
-@pytest.mark.parametrize(("bits", "whole"), [(0.1, 1), (1, 1), (1.1, 1), (1.5, 2), (1.7, 2), (2.4, 2), (16, 16)])
+@pytest.mark.parametrize(
+    ("bits", "whole"), [(0.1, 1), (1, 1), (1.1, 1), (1.5, 2), (1.7, 2), (2.4, 2), (16, 16)]
+)
 def test_whole_bits_of_the_fractional_methods(bits: float, whole: int) -> None:
     assert QuantSpec("mine", bits).whole_bits == whole
 
@@ -235,7 +240,10 @@ def test_a_model_without_a_source_is_refused(text: str) -> None:
         ModelSpec.parse(text)
 
 
-@pytest.mark.parametrize("text", [".", "..", "/", "=llama", "a b", "llama.", "-x=llama", "nul", "Con.1=llama", "x\n", "/models/x=1"])
+@pytest.mark.parametrize(
+    "text",
+    [".", "..", "/", "=llama", "a b", "llama.", "-x=llama", "nul", "Con.1=llama", "x\n", "/models/x=1"],
+)
 def test_a_name_that_is_no_folder_name_everywhere_is_refused(text: str) -> None:
     with pytest.raises(ModelError, match="cannot be a folder name; give one with NAME="):
         ModelSpec.parse(text)
