@@ -86,7 +86,7 @@ class Artifact:
                     raise ValueError(f"file version {header['version']}, not {FILE_VERSION}")
                 stored = {key: file.get_tensor(key) for key in file.keys()}
             return cls(header["spec"], header["method_version"], _weights(header["layers"], stored))
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise QuantizationError(
                 f"{path} is no readable quantcheck artifact ({error}); remove it and quantize again"
             ) from error

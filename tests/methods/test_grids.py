@@ -121,7 +121,9 @@ def test_one_level_too_many_is_seen() -> None:
         torch.randn(3, 32, generator=torch.Generator().manual_seed(0)), QuantSpec("rtn", 2, group_size=8)
     )
     weight = packed.decode()
-    weight[1, 8:13] = torch.arange(5.0)
+    weight[1, 8:16] = torch.tensor([0.0, 1.0, 2.0, 3.0, 3.0, 3.0, 3.0, 3.0])
+    assert packed.levels_respected(weight)
+    weight[1, 15] = 4.0
     assert not packed.levels_respected(weight)
 
 
