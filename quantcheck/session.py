@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import quantcheck
 from quantcheck.baseline import BaselineFile, Figure, read_baseline
-from quantcheck.errors import DataError, QuantizationError
+from quantcheck.errors import DataError, QuantizationError, SpecError
 from quantcheck.gate import AcceptedFigure, Evidence, Judgement, Verdict, judge
 from quantcheck.measurement import Measurement, PairedDifference
 from quantcheck.methods import METHODS
@@ -297,12 +297,22 @@ def register_entry_points() -> list[str]:
 
     An entry point of the group ``quantcheck.methods`` names an object with ``capabilities`` that follows the
     protocol `quantcheck.methods.base.Method`.
+
+    Raises:
+        SpecError: a package does not load, or its method's name is taken.
     """
     names = []
     for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
-        target = point.load()
         origin = point.dist.name if point.dist else point.value
-        METHODS.register(point.name, target, target.capabilities, origin=origin)
+        try:
+            target = point.load()
+            capabilities = target.capabilities
+        except Exception as error:
+            raise SpecError(
+                f"method {point.name!r} of {origin} cannot be loaded ({type(error).__name__}: {error}); "
+                f"repair that package or uninstall it"
+            ) from error
+        METHODS.register(point.name, target, capabilities, origin=origin)
         names.append(point.name)
     return names
 
