@@ -27,6 +27,7 @@ def preflight(session: GateSession, models: Sequence[ModelSpec], selected: Seque
     _require(settings)
     _refuse_unused_text_options(settings)
     _check_reports(settings)
+    policy = session.policy
     if (
         any(cell.metric.startswith("acc/") for cell in selected)
         and importlib.util.find_spec("lm_eval") is None
@@ -36,7 +37,7 @@ def preflight(session: GateSession, models: Sequence[ModelSpec], selected: Seque
         resolve_model(model)
         _check_texts(session, model, [cell for cell in selected if cell.model == model])
     for cell in selected:
-        session.policy.bounds(str(cell.spec), cell.metric)
+        policy.bounds(str(cell.spec), cell.metric)
         for device in DEVICES:
             session.baseline_file(cell.model.name, device, str(cell.spec))
 
