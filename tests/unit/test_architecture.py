@@ -153,6 +153,19 @@ def test_the_pure_core_reaches_nothing_but_itself_the_standard_library_and_numpy
         assert set(outside.split()) <= {"numpy"}, name
 
 
+def test_values_of_the_pure_core_never_change() -> None:
+    decorators = [
+        (module, ast.unparse(decorator))
+        for module, path in MODULES.items()
+        if room(module) in PURE
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+        for decorator in node.decorator_list
+    ]
+    assert len(decorators) > 10
+    assert [found for found in decorators if "frozen=True" not in found[1]] == []
+
+
 def test_every_room_of_the_rule_is_there() -> None:
     assert {room(module) for module in MODULES} >= set(PURE) | {
         "methods",
