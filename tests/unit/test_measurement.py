@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import statistics
@@ -182,3 +183,5 @@ def test_order_and_boundaries_of_the_parts_count() -> None:
 def test_a_digest_is_sixteen_hex_digits_that_never_change() -> None:
     assert digest(["builtin-llama", b"\x00\xff"]) == digest(iter([b"builtin-llama", b"\x00\xff"]))
     assert digest([]) == "e3b0c44298fc1c14"  # SHA-256 of nothing
+    prefixed = b"\x02\0\0\0\0\0\0\0ab\x01\0\0\0\0\0\0\0c"
+    assert digest(["ab", "c"]) == hashlib.sha256(prefixed).hexdigest()[:16]
