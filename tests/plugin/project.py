@@ -93,7 +93,11 @@ class Project:
         """Gate ``specs`` of the tiny model in this process; later options override earlier ones."""
         return self.pytester.runpytest_inprocess(
             *("-p", "no:unraisableexception"),  # it collects garbage five times, half a second each run
-            *self.options, f"--quantcheck-specs={specs}", *args, plugins=[Methods(methods or {})]
+            *self.options,
+            f"--quantcheck-specs={specs}",
+            *args,
+            plugins=[Methods(methods or {})],
+            no_reraise_ctrlc=True,
         )
 
     def run_apart(self, *args: str, specs: str = "rtn-w8") -> pytest.RunResult:

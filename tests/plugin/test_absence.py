@@ -27,9 +27,8 @@ def run_tests(project: Project, source: str, *args: str) -> pytest.RunResult:
         "def test_mine(gate): pytest.importorskip('no_such_package')",
     ],
 )
-@pytest.mark.parametrize("workers", ["-n0", pytest.param("-n1", marks=pytest.mark.slow)])
-def test_a_gate_that_skips_fails(project: Project, body: str, workers: str) -> None:
-    result = run_tests(project, f"import pytest\n{body}\n", workers)
+def test_a_gate_that_skips_fails(project: Project, body: str) -> None:
+    result = run_tests(project, f"import pytest\n{body}\n")
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     matched(result, f"test_mine asked for a gate and was skipped: {ABSENT}")
@@ -37,7 +36,9 @@ def test_a_gate_that_skips_fails(project: Project, body: str, workers: str) -> N
 
 def test_a_gate_that_skips_fails_though_nothing_else_asks_for_gates(project: Project) -> None:
     project.pytester.makeini(f"[pytest]\nquantcheck_model = {project.model}\nquantcheck_text = eval.txt\n")
-    project.pytester.makepyfile(test_gates="import pytest\n@pytest.mark.skip\ndef test_mine(gate): gate(None)")
+    project.pytester.makepyfile(
+        test_gates="import pytest\n@pytest.mark.skip\ndef test_mine(gate): gate(None)"
+    )
 
     result = project.pytester.runpytest_inprocess()
 

@@ -27,7 +27,9 @@ def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def assert_stale(project: Project, result: pytest.RunResult, *differences: str, metric: str = "ppl/eval") -> None:
+def assert_stale(
+    project: Project, result: pytest.RunResult, *differences: str, metric: str = "ppl/eval"
+) -> None:
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     gate = project.gates()[f"rtn-w8/{metric}"]
     assert gate["verdict"] == "STALE_BASELINE"
@@ -72,7 +74,9 @@ def test_other_windows_make_a_baseline_stale(project: Project) -> None:
 
     result = project.run("--quantcheck-windows=4")
 
-    assert_stale(project, result, "items: accepted with", "protocol: accepted with", "now 'mean NLL of each window")
+    assert_stale(
+        project, result, "items: accepted with", "protocol: accepted with", "now 'mean NLL of each window"
+    )
 
 
 def test_another_calibration_makes_a_calibrated_baseline_stale(project: Project) -> None:
@@ -152,7 +156,10 @@ DAMAGE: dict[str, tuple[Callable[[str], str], str]] = {
     "edited to NaN": (lambda text: text.replace('"mean": ', '"mean": NaN, "old": ', 1), "NaN is no figure"),
     "edited to a word": (lambda text: text.replace('"mean": ', '"mean": "nan", "old": ', 1), "is damaged"),
     "of another spec": (lambda text: text.replace("rtn-w8", "rtn-w4"), "it was copied or renamed"),
-    "of another model": (lambda text: text.replace('"model": "tiny"', '"model": "big"'), "of big, cpu, rtn-w8"),
+    "of another model": (
+        lambda text: text.replace('"model": "tiny"', '"model": "big"'),
+        "of big, cpu, rtn-w8",
+    ),
     "without provenance": (lambda text: text.replace('"basis"', '"bases"'), "is damaged"),
     "unknown kind": (lambda text: text.replace("smoke ppl/", "smoke mos/"), "unknown kind"),
 }
@@ -214,7 +221,9 @@ def test_an_accepted_metric_that_nothing_measures_any_more_is_red(project: Proje
 
 
 def test_a_metric_that_vanishes_is_red_in_a_users_own_test_too(project: Project) -> None:
-    project.pytester.makepyfile(test_gates="def test_mine(quantized_model, gate): gate(quantized_model('rtn-w8'))")
+    project.pytester.makepyfile(
+        test_gates="def test_mine(quantized_model, gate): gate(quantized_model('rtn-w8'))"
+    )
     project.accept()
     edit(
         project.baseline(),

@@ -121,7 +121,10 @@ def test_accepting_one_model_leaves_anothers_files_as_they_are(project: Project,
     before = files(project.baselines / "tiny")
 
     result = project.pytester.runpytest_inprocess(
-        *project.options[1:], f"--quantcheck-model=other={other}", "--quantcheck-specs=rtn-w4", "--snapshot-update"
+        *project.options[1:],
+        f"--quantcheck-model=other={other}",
+        "--quantcheck-specs=rtn-w4",
+        "--snapshot-update",
     )
 
     assert result.ret == pytest.ExitCode.OK
@@ -163,7 +166,9 @@ def test_accepting_is_refused_under_ci_for_a_users_own_test(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CI", "true")
-    project.pytester.makepyfile(test_gates="def test_mine(quantized_model, gate): gate(quantized_model('rtn-w8'))")
+    project.pytester.makepyfile(
+        test_gates="def test_mine(quantized_model, gate): gate(quantized_model('rtn-w8'))"
+    )
     project.pytester.makeini(
         f"[pytest]\nquantcheck_model = {project.model}\nquantcheck_text = eval.txt\n"
         f"quantcheck_cache = {project.cache}\n"
@@ -193,7 +198,10 @@ def test_the_packaged_baselines_are_a_fallback_and_never_written_to(
 
 def test_without_a_folder_named_baselines_lie_below_the_root(project: Project) -> None:
     result = project.pytester.runpytest_inprocess(
-        *project.options[:4], "--quantcheck-specs=rtn-w8", "--snapshot-update", f"--quantcheck-cache={project.cache}"
+        *project.options[:4],
+        "--quantcheck-specs=rtn-w8",
+        "--snapshot-update",
+        f"--quantcheck-cache={project.cache}",
     )
 
     assert result.ret == pytest.ExitCode.OK, said(result)

@@ -179,7 +179,9 @@ def test_the_default_cache_lies_in_the_users_cache_folder(project: Project) -> N
 
 
 def test_two_models_with_one_name_are_refused(project: Project) -> None:
-    refused(project.run(f"--quantcheck-model=tiny={project.path}"), "two models are called 'tiny'", "NAME=PATH")
+    refused(
+        project.run(f"--quantcheck-model=tiny={project.path}"), "two models are called 'tiny'", "NAME=PATH"
+    )
 
 
 def test_a_model_that_cannot_be_named_is_refused(project: Project) -> None:
@@ -188,7 +190,12 @@ def test_a_model_that_cannot_be_named_is_refused(project: Project) -> None:
 
 @pytest.mark.parametrize(
     ("report", "cause"),
-    [("html:x", "KIND one of json"), ("report.json", "KIND:PATH"), ("json:", "KIND:PATH"), ("json:.", "is a folder")],
+    [
+        ("html:x", "KIND one of json"),
+        ("report.json", "KIND:PATH"),
+        ("json:", "KIND:PATH"),
+        ("json:.", "is a folder"),
+    ],
 )
 def test_a_report_that_cannot_be_written_is_refused(project: Project, report: str, cause: str) -> None:
     refused(project.run(f"--quantcheck-report={report}"), cause)

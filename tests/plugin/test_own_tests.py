@@ -45,7 +45,9 @@ def test_one_metric_and_a_glob_of_metrics(project: Project) -> None:
 
 
 def test_an_unknown_metric_fails_with_a_hint(project: Project) -> None:
-    result = run_tests(project, "def test_mine(quantized_model, gate): gate(quantized_model('rtn-w8'), 'pql/eval')")
+    result = run_tests(
+        project, "def test_mine(quantized_model, gate): gate(quantized_model('rtn-w8'), 'pql/eval')"
+    )
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     matched(result, "tiny/rtn-w8: no metric matches 'pql/eval'; did you mean 'ppl/eval'")
@@ -68,7 +70,9 @@ def test_a_spec_that_cannot_be_served_fails_with_a_hint(project: Project, spec: 
 
 def test_a_method_that_calibrates_is_not_asked_for_a_text_that_only_others_need(project: Project) -> None:
     options = [option for option in project.options if "calibration" not in option]
-    project.pytester.makepyfile(test_gates="def test_mine(quantized_model, gate): gate(quantized_model('rtn-w8'))")
+    project.pytester.makepyfile(
+        test_gates="def test_mine(quantized_model, gate): gate(quantized_model('rtn-w8'))"
+    )
 
     result = project.pytester.runpytest_inprocess(*options, "--snapshot-update")
 
@@ -77,7 +81,9 @@ def test_a_method_that_calibrates_is_not_asked_for_a_text_that_only_others_need(
 
 def test_a_method_that_calibrates_fails_where_it_has_no_text(project: Project) -> None:
     options = [option for option in project.options if "calibration" not in option]
-    project.pytester.makepyfile(test_gates="def test_mine(quantized_model, gate): gate(quantized_model('gptq-w8'))")
+    project.pytester.makepyfile(
+        test_gates="def test_mine(quantized_model, gate): gate(quantized_model('gptq-w8'))"
+    )
 
     result = project.pytester.runpytest_inprocess(*options)
 
@@ -141,14 +147,20 @@ def test_a_bits_mark_selects_a_users_own_test(project: Project) -> None:
 
 def test_a_model_that_is_not_there_is_refused_before_a_users_own_test_runs(project: Project) -> None:
     project.pytester.makeini("[pytest]\nquantcheck_model = nowhere\nquantcheck_text = eval.txt\n")
-    project.pytester.makepyfile(test_gates="def test_mine(quantized_model, gate): gate(quantized_model('rtn-w8'))")
+    project.pytester.makepyfile(
+        test_gates="def test_mine(quantized_model, gate): gate(quantized_model('rtn-w8'))"
+    )
 
     refused(project.pytester.runpytest_inprocess(), "nowhere", "no such folder")
 
 
 def test_the_header_is_shown_where_only_a_test_asks_for_gates(project: Project) -> None:
-    project.pytester.makeini(f"[pytest]\nquantcheck_model = tiny={project.model}\nquantcheck_text = eval.txt\n")
-    project.pytester.makepyfile(test_gates="def test_mine(quantized_model, gate): gate(quantized_model('rtn-w8'))")
+    project.pytester.makeini(
+        f"[pytest]\nquantcheck_model = tiny={project.model}\nquantcheck_text = eval.txt\n"
+    )
+    project.pytester.makepyfile(
+        test_gates="def test_mine(quantized_model, gate): gate(quantized_model('rtn-w8'))"
+    )
 
     result = project.pytester.runpytest_inprocess("--collect-only")
 

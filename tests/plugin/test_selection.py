@@ -124,7 +124,10 @@ def test_methods_are_chosen_by_glob(project: Project) -> None:
         ("--quantcheck-specs=rtn-w4-g-1", "group_size in 'rtn-w4-g-1' must be 1 or more"),
         ("--quantcheck-specs=rtn", "'rtn' is no spec id"),
         ("--quantcheck-specs=gptq-w4-actorder", "gptq has no option 'actorder'"),
-        ("--quantcheck-specs=rtn-w4,rtn-w4.0", "two specs with one id: 'rtn-w4' and 'rtn-w4.0' are both rtn-w4"),
+        (
+            "--quantcheck-specs=rtn-w4,rtn-w4.0",
+            "two specs with one id: 'rtn-w4' and 'rtn-w4.0' are both rtn-w4",
+        ),
         ("--quantcheck-methods=gptq", "'rtn-w8' is asked for, but --quantcheck-methods leaves rtn out"),
         ("--quantcheck-methods=rtm", "no method matches 'rtm'; did you mean 'rtn'?"),
     ],

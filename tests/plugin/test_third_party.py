@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mutants.methods import ScalesOff, Sound
-from plugin.project import Project, matched, refused, said
+from plugin.project import Project, matched, refused
 from quantcheck.methods import METHODS
 
 METHOD = """
@@ -30,7 +30,9 @@ def write_conftest(project: Project, *, name: str = "mine", factor: float = 1.0)
     project.pytester.makeconftest(METHOD.format(factor=factor) + HOOK.format(name=name))
 
 
-def install(project: Project, monkeypatch: pytest.MonkeyPatch, *, name: str = "mine", factor: float = 1.0) -> None:
+def install(
+    project: Project, monkeypatch: pytest.MonkeyPatch, *, name: str = "mine", factor: float = 1.0
+) -> None:
     """A distribution with an entry point, as pip would leave it."""
     site = project.path / "site"
     info = site / "mine-1.0.dist-info"
@@ -55,7 +57,9 @@ def test_a_method_joins_the_matrix_with_what_it_supports(project: Project, regis
     result = project.run("--quantcheck-list", "--quantcheck-methods=mine", specs="*")
 
     assert result.ret == pytest.ExitCode.OK
-    matched(result, "tiny/mine-w3/bpw  quantcheck ultra_low_bit bits(w=3)", "tiny/mine-w8/bpw  quantcheck canary")
+    matched(
+        result, "tiny/mine-w3/bpw  quantcheck ultra_low_bit bits(w=3)", "tiny/mine-w8/bpw  quantcheck canary"
+    )
     result.stdout.no_fnmatch_line("*mine-w4*")
     matched(result, "4 unsupported combinations left out")
 
@@ -122,18 +126,6 @@ def test_a_method_without_capabilities_is_refused(project: Project, monkeypatch:
     Path(project.path / "site" / "mine_methods.py").write_text("class Mine: pass\n")
 
     refused(project.run(), "method 'mine' of mine cannot be loaded", "capabilities")
-
-
-def test_an_installed_method_runs_in_a_process_of_its_own(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install(project, monkeypatch)
-    monkeypatch.setenv("PYTHONPATH", str(project.path / "site"))
-
-    result = project.run_apart("-n2", "--snapshot-update", specs="mine-w3,mine-w8")
-
-    assert result.ret == pytest.ExitCode.OK, said(result)
-    result.assert_outcomes(passed=8)
 
 
 def test_a_methods_own_settings_keep_the_cache_from_answering_for_others(project: Project) -> None:

@@ -1,0 +1,90 @@
+"""With workers: the same verdicts, each spec quantized once, every figure stored, every failure reported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from plugin.project import Project, entries, files, matched
+
+SPECS = "rtn-w2,rtn-w3,rtn-w8"
+COUNTING = """
+    from pathlib import Path
+    from quantcheck.methods.rtn import Rtn
+    from quantcheck.registry import Capabilities
+
+    class Counting(Rtn):
+        def quantize(self, model, spec, **kwargs):
+            with Path(__file__).with_name("quantized.txt").open("a") as log:
+                log.write(f"{spec}\\n")
+            return super().quantize(model, spec, **kwargs)
+
+    def pytest_quantcheck_register_methods(methods):
+        methods.register("mine", Counting(), Capabilities(bits=(3, 8)), origin="conftest.py")
+"""
+
+
+def figures(project: Project) -> dict[str, tuple[object, ...]]:
+    """What must not depend on how the gates are shared out."""
+    return {
+        name: (gate["verdict"], gate["value"], gate["worse"], gate["items"])
+        for name, gate in project.gates().items()
+    }
+
+
+def test_workers_accept_what_one_process_accepts(project: Project, tmp_path: Path) -> None:
+    own = f"--quantcheck-cache={tmp_path / 'cache'}"
+
+    result = project.run("-n2", "--snapshot-update", own, specs=SPECS)
+
+    assert result.ret == pytest.ExitCode.OK
+    result.assert_outcomes(passed=12)
+    matched(result, "accepted tiny/rtn-w2/bpw (smoke): none -> *", "12 gates: 12 PASS")
+    assert len(entries(tmp_path / "cache", "artifact")) == 3
+    assert len(entries(tmp_path / "cache", "reference")) == 1
+    shared, stored = figures(project), files(project.baselines)
+    assert len(shared) == 12
+    assert all(len(json.loads(stored[f"tiny/cpu/{spec}.json"])["figures"]) == 4 for spec in SPECS.split(","))
+
+    project.accept(specs=SPECS)
+
+    assert figures(project) == shared
+    assert files(project.baselines) == stored
+
+
+def test_workers_report_every_failure_and_share_what_is_made_without_a_cache(project: Project) -> None:
+    project.pytester.makeconftest(COUNTING)
+    project.pytester.makepyfile(test_skip="import pytest\n@pytest.mark.skip\ndef test_mine(gate): gate(None)")
+    args = ("--quantcheck-cache=off", "--junitxml=junit.xml")
+    serial = project.run(*args, specs="mine-w3,mine-w8")
+    alone = figures(project)
+    (project.path / "quantized.txt").unlink()
+
+    result = project.run("-n2", "--dist=worksteal", *args, specs="mine-w3,mine-w8")
+
+    assert serial.ret == result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(failed=8, errors=1)
+    matched(
+        result,
+        "test_mine asked for a gate and was skipped",
+        "8 gates: 8 NO_BASELINE",
+        "No baseline yet for tiny",
+    )
+    assert figures(project) == alone
+    assert sorted((project.path / "quantized.txt").read_text().split()) == ["mine-w3", "mine-w8"]
+    suite = ElementTree.parse(project.path / "junit.xml").getroot()[0]
+    assert [suite.get(count) for count in ("tests", "failures", "errors", "skipped")] == ["9", "8", "1", "0"]
+    failure = suite.find("testcase[@name='test_gate[tiny/mine-w3/ppl/eval]']/failure")
+    assert failure is not None and "NO_BASELINE: ppl/eval of tiny quantized by mine-w3" in failure.text
+
+
+def test_the_controller_refuses_what_the_gates_would_fail_on(project: Project) -> None:
+    (project.path / "calibration.txt").write_text("", encoding="utf-8")
+
+    result = project.run("-n2", specs="gptq-w3")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "calibration.txt is empty" in result.stderr.str()
