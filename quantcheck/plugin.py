@@ -32,6 +32,8 @@ MARKERS = (
     "quantcheck: every gate of the matrix",
     "ultra_low_bit: gates of 4 weight bits and fewer",
     "canary: one 8-bit row a method, which must stay lossless",
+    "codec: gates of pack formats",
+    "kernel: gates of dequantize and matmul kernels",
     "bits(w): gates whose nearest whole weight width is w, from 1 to 16; select with -m 'bits(w=2)'",
 )
 
