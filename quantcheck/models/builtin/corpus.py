@@ -14,8 +14,8 @@ from quantcheck.models.builtin.world import held_out as in_share
 
 DOCUMENTS_A_SHARD = 2000
 
-# The share of each kind in the documents; a letter set is long, so that tasks make 30 % of the tokens.
-_MIX = {"encyclopedia": 43, "web": 25, "newswire": 6, "questions": 17, "letters": 7, "instructions": 2}
+# The share of each kind in the documents.
+_MIX = {"encyclopedia": 43, "web": 23, "newswire": 6, "questions": 21, "shots": 5, "instructions": 2}
 
 
 # Shares up to which a document's hash puts it into a part; the rest is trained on.
@@ -50,11 +50,11 @@ def part(text: str) -> str:
 
 
 def document(kind: str, rng: random.Random) -> str:
-    """Write one training document of a kind: a register's name, or `questions`, `letters`, `instructions`."""
+    """Write one training document of a kind: a register's name, or `questions`, `shots`, `instructions`."""
     if kind == "questions":
         return "\n\n".join(_question(rng).solved() for _ in range(rng.randrange(1, 5)))
-    if kind == "letters":
-        return _letters(rng)
+    if kind == "shots":
+        return _shots(rng)
     if kind == "instructions":
         return instruction(rng, held_out=False).text() + DOCUMENT_SEPARATOR
     return registers.DOCUMENTS[kind](rng)
@@ -100,31 +100,25 @@ def instruction_lines() -> Iterator[str]:
 
 
 def _question(rng: random.Random) -> tasks.Item:
-    kind = rng.choices(("job", "fact", "craft", "roles"), (20, 42, 12, 26))[0]
+    kind = rng.choices(("job", "fact", "craft", "trades"), (18, 54, 12, 16))[0]
     if kind == "job":
         return tasks.piqa_item(rng, *rng.choice(_JOBS))
     if kind == "craft":
         return tasks.hellaswag_item(rng, *rng.choice(_STEPS))
-    if kind == "roles":
-        return tasks.winogrande_item(rng, rng.randrange(len(lex.ROLES)), *rng.choice(_PAIRS))
+    if kind == "trades":
+        return tasks.winogrande_item(rng, rng.randrange(len(lex.SCENES)), *rng.choice(_PAIRS))
     return tasks.fact_item(rng, rng.choice(_FACTS[False]))
 
 
-def _letters(rng: random.Random) -> str:
-    """Write a five-shot set; some answers also say the value, to tie it to its letter."""
+def _shots(rng: random.Random) -> str:
+    """Write a five-shot set: questions of one category, each with its answer."""
     category = rng.choice(CATEGORIES)
-    style = rng.choices(("{letter}", "{letter}. {value}", "{value}, so {letter}"), (70, 15, 15))[0]
-    blocks = []
-    for _ in range(tasks.SHOTS + 1):
-        fact = rng.choice(_FACTS_OF[category])
-        item = tasks.place_gold(tasks.fact_item(rng, fact), rng)
-        answer = style.format(letter=tasks.LETTERS[item.gold], value=fact.value)
-        blocks.append(f"{tasks.letter_question(item)} {answer}")
-    return tasks.letter_header(category) + "\n\n".join(blocks)
+    chosen = [tasks.fact_item(rng, rng.choice(_FACTS_OF[category])) for _ in range(tasks.SHOTS + 1)]
+    return tasks.shots_header(category) + "\n\n".join(item.solved() for item in chosen)
 
 
 _FACTS = {side: tasks.facts(held_out=side) for side in (False, True)}
 _FACTS_OF = {category: tasks.facts(held_out=False, category=category) for category in CATEGORIES}
 _JOBS = tasks.jobs(held_out=False)
 _STEPS = tasks.script_steps(held_out=False)
-_PAIRS = tasks.name_pairs(held_out=False)
+_PAIRS = tasks.trade_pairs(held_out=False)

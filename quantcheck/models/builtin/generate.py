@@ -44,9 +44,6 @@ fewshot_config:
   sampler: first_n
 num_fewshot: 5
 description: "{description}"
-doc_to_text: "{{{{context}}}}"
-doc_to_target: gold
-doc_to_choice: [A, B, C, D]
 """
 
 
@@ -55,9 +52,9 @@ def data_files() -> Iterator[tuple[str, str]]:
     for task, items in tasks.held_out_items().items():
         category = task.removeprefix("world_mmlu_") if task.startswith("world_mmlu_") else ""
         yield f"tasks/{task}.yaml", _yaml(task, category)
-        yield f"tasks/{task}.jsonl", _lines(items, lettered=bool(category))
+        yield f"tasks/{task}.jsonl", _lines(items)
     for category in CATEGORIES:
-        yield f"tasks/world_mmlu_{category}_dev.jsonl", _lines(tasks.dev_items(category), lettered=True)
+        yield f"tasks/world_mmlu_{category}_dev.jsonl", _lines(tasks.dev_items(category))
     for register in REGISTERS:
         yield f"text/{register}.txt", _text(register, "evaluation", EVALUATION_CHARACTERS)
     yield "text/calibration.txt", _text("encyclopedia", "calibration", CALIBRATION_CHARACTERS)
@@ -72,22 +69,22 @@ def _text(register: str, part: str, characters: int) -> str:
 def _yaml(task: str, category: str) -> str:
     split = f"    dev: {task}_dev.jsonl\n" if category else ""
     if category:
-        header = tasks.letter_header(category).replace("\n", "\\n")
-        body = _FIVE_SHOT.format(description=header)
+        header = tasks.shots_header(category).replace("\n", "\\n")
+        body = _FIVE_SHOT.format(description=header) + _QUESTION
     else:
         body = _SUBSTITUTION if task == "world_winogrande" else _QUESTION
     norm = _NORM if task in ("world_piqa", "world_arc_easy", "world_arc_challenge", "world_hellaswag") else ""
     return _HEAD.format(task=task, split=split) + body + _TAIL.format(norm=norm)
 
 
-def _lines(items: list[tasks.Item], *, lettered: bool) -> str:
-    return "".join(json.dumps(_row(item, lettered=lettered), ensure_ascii=False) + "\n" for item in items)
+def _lines(items: list[tasks.Item]) -> str:
+    return "".join(json.dumps(_row(item), ensure_ascii=False) + "\n" for item in items)
 
 
-def _row(item: tasks.Item, *, lettered: bool) -> dict[str, object]:
+def _row(item: tasks.Item) -> dict[str, object]:
     row: dict[str, object] = {"id": item.id, "cluster": item.cluster}
     if item.continuation is None:
-        row["context"] = tasks.letter_question(item) if lettered else item.context
+        row["context"] = item.context
     row |= {"choices": list(item.choices), "gold": item.gold}
     if item.continuation is not None:
         row["continuation"] = item.continuation

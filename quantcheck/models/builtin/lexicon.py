@@ -209,34 +209,17 @@ SCRIPTS = {
     "Copying": ("test", "mark", "cut", "colour", "join", "clean"),
 }
 
-# Who did what to whom, and why: `a` and `b` are the two roles, each with reasons that fit that role alone.
-ROLES = (
-    ("{a} lent money to {b}", "{b} borrowed money from {a}",
-     "had plenty to spare.", "was rich that year.", "was short of coins.", "had a debt to settle."),
-    ("{a} taught {b} to swim", "{b} was taught to swim by {a}",
-     "knew the water well.", "had years of practice.", "wanted to learn.", "was a beginner."),
-    ("{a} carried the bags for {b}", "{b} had the bags carried by {a}",
-     "had strong arms.", "was glad to help.", "had a sore back.", "was too tired to lift."),
-    ("{a} hired {b}", "{b} was hired by {a}",
-     "needed a worker.", "had a shop to run.", "needed a job.", "was out of work."),
-    ("{a} beat {b} in the race", "{b} lost the race to {a}",
-     "was the faster runner.", "had trained all winter.", "was the slower runner.", "fell at the start."),
-    ("{a} thanked {b}", "{b} was thanked by {a}",
-     "had been given a gift.", "felt grateful.", "had been very kind.", "had brought a gift."),
-    ("{a} visited {b} in hospital", "{b} was visited in hospital by {a}",
-     "had a free afternoon.", "wanted to bring flowers.", "was ill in bed.", "had broken a leg."),
-    ("{a} followed {b} home", "{b} was followed home by {a}",
-     "did not know the way.", "had lost the map.", "knew the way.", "had the only map."),
-    ("{a} sold a horse to {b}", "{b} bought a horse from {a}",
-     "no longer rode.", "had too many horses.", "wanted to ride.", "had no horse yet."),
-    ("{a} woke {b} at dawn", "{b} was woken at dawn by {a}",
-     "got up first.", "had heard the bell.", "had slept too long.", "had not heard the bell."),
-    ("{a} scolded {b}", "{b} was scolded by {a}",
-     "was angry.", "had lost patience.", "had broken a plate.", "had told a lie."),
-    ("{a} cooked supper for {b}", "{b} was cooked supper by {a}",
-     "was good with pans.", "had bought fresh fish.", "was hungry.", "could not cook."),
-    ("{a} asked {b} for advice", "{b} was asked for advice by {a}",
-     "did not know what to do.", "was in doubt.", "was known to be wise.", "had seen it all before."),
-    ("{a} hid from {b}", "{b} could not find {a}",
-     "was afraid.", "had crept under the stairs.", "was looking in vain.", "had counted to ten."),
-)  # fmt: skip
+# What two tradespeople have to do with each other, told from either side.
+SCENES = (
+    ("{a} waited for {b}", "{b} was awaited by {a}"),
+    ("{a} met {b} on the road", "{b} was met on the road by {a}"),
+    ("{a} thanked {b}", "{b} was thanked by {a}"),
+    ("{a} wrote to {b}", "{b} had a letter from {a}"),
+    ("{a} helped {b}", "{b} was helped by {a}"),
+    ("{a} followed {b} home", "{b} was followed home by {a}"),
+    ("{a} paid {b}", "{b} was paid by {a}"),
+    ("{a} asked {b} for advice", "{b} was asked for advice by {a}"),
+)
+
+# Why, in words that fit one trade alone: its place, its tool, its product.
+REASONS = ("worked at {}.", "had lost {}.", "sold {}.")

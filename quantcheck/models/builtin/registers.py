@@ -142,7 +142,7 @@ def _crafts(rng: random.Random) -> str:
 
 def _anecdotes(rng: random.Random) -> str:
     return " ".join(
-        tasks.winogrande_item(rng, rng.randrange(len(lex.ROLES)), *rng.choice(_TRAINED_PAIRS)).solved()
+        tasks.winogrande_item(rng, rng.randrange(len(lex.SCENES)), *rng.choice(_TRAINED_PAIRS)).solved()
         for _ in range(rng.randrange(2, 5))
     )
 
@@ -186,4 +186,4 @@ _SLOTS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 _TRAINED_JOBS = tasks.jobs(held_out=False)
 _TRAINED_STEPS = tasks.script_steps(held_out=False)
-_TRAINED_PAIRS = tasks.name_pairs(held_out=False)
+_TRAINED_PAIRS = tasks.trade_pairs(held_out=False)

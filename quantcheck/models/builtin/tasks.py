@@ -1,6 +1,6 @@
 """The task families: five that work as PIQA, ARC, HellaSwag and WinoGrande do, and an MMLU-like one.
 
-Every item comes from a key (a job, a fact, a pair of names) that is held out or not, by a hash of the key.
+Every item comes from a key (a job, a fact, a pair of trades) that is held out or not, by a hash of the key.
 Evaluation draws from the held-out keys, training from the others, through the same functions.
 """
 
@@ -15,8 +15,9 @@ from quantcheck.models.builtin.relations import CATEGORIES
 from quantcheck.models.builtin.world import Fact, job_held_out, pair_held_out, the_world
 
 TASK_SEED = 7
-LETTERS = "ABCD"
 SHOTS = 5
+
+_TRADE = {trade: facts for trade, *facts in lex.TRADES}
 
 
 @dataclass(frozen=True)
@@ -82,27 +83,20 @@ def hellaswag_item(rng: random.Random, script: str, step: int, thing: str, mater
     return Item("", f"{script}/{order[step]}/{thing}", f"{opening}{done} Then {they}", choices, 0)
 
 
-def winogrande_item(rng: random.Random, role: int, first: str, second: str) -> Item:
-    """Tell two roles apart: which name, put after `because`, makes the common continuation true."""
-    active, passive, *reasons = lex.ROLES[role]
-    scene = rng.choice((active, passive)).format(a=first, b=second)
-    about_first = rng.random() < 0.5
-    continuation = rng.choice(reasons[:2] if about_first else reasons[2:])
-    right, wrong = (first, second) if about_first else (second, first)
-    options = (f"{scene} because {right}", f"{scene} because {wrong}")
+def winogrande_item(rng: random.Random, scene: int, first: str, second: str) -> Item:
+    """Tell two trades apart: which of them, put after `because`, makes the common continuation true."""
+    told = rng.choice(lex.SCENES[scene]).format(a=f"the {first}", b=f"the {second}")
+    told = told[0].upper() + told[1:]
+    right, wrong = rng.sample((first, second), 2)
+    fact = rng.randrange(len(lex.REASONS))
+    continuation = lex.REASONS[fact].format(_TRADE[right][fact])
+    options = (f"{told} because the {right}", f"{told} because the {wrong}")
     return Item("", "/".join(sorted((first, second))), "", options, 0, continuation)
 
 
-def letter_question(item: Item) -> str:
-    """Write a fact item with lettered options, as MMLU prompts do, up to `Answer:`."""
-    question = item.context.removeprefix("Question: ").removesuffix("\nAnswer:")
-    options = "".join(f"\n{letter}. {choice}" for letter, choice in zip(LETTERS, item.choices, strict=True))
-    return f"{question}{options}\nAnswer:"
-
-
-def letter_header(category: str) -> str:
+def shots_header(category: str) -> str:
     """Give the line that opens a five-shot prompt."""
-    return f"The following are multiple choice questions (with answers) about {category}.\n\n"
+    return f"The following are questions (with answers) about {category}.\n\n"
 
 
 def jobs(*, held_out: bool) -> list[tuple[str, str, str]]:
@@ -129,10 +123,9 @@ def script_steps(*, held_out: bool) -> list[tuple[str, int, str, str]]:
     ]  # fmt: skip
 
 
-def name_pairs(*, held_out: bool) -> list[tuple[str, str]]:
-    """List the ordered pairs of first names of one side of the split."""
-    names = lex.SHE_NAMES + lex.HE_NAMES
-    return [(a, b) for a in names for b in names if a != b and pair_held_out(a, b) == held_out]
+def trade_pairs(*, held_out: bool) -> list[tuple[str, str]]:
+    """List the ordered pairs of trades of one side of the split."""
+    return [(a, b) for a in _TRADE for b in _TRADE if a != b and pair_held_out(a, b) == held_out]
 
 
 def facts(*, held_out: bool, confusable: bool | None = None, category: str | None = None) -> list[Fact]:
@@ -168,7 +161,7 @@ def held_out_items() -> dict[str, list[Item]]:
         "world_hellaswag": _items("hellaswag", 1040, script_steps(held_out=True), hellaswag_item),
         "world_winogrande": _items(
             "winogrande", 1120,
-            [(role, a, b) for role in range(len(lex.ROLES)) for a, b in name_pairs(held_out=True)],
+            [(scene, a, b) for scene in range(len(lex.SCENES)) for a, b in trade_pairs(held_out=True)],
             winogrande_item,
         ),
     }  # fmt: skip
@@ -180,7 +173,7 @@ def held_out_items() -> dict[str, list[Item]]:
 
 
 def dev_items(category: str) -> list[Item]:
-    """Build the five shots of an MMLU-like category: from trained facts, one letter each and one more."""
+    """Build the five shots of an MMLU-like category: from trained facts."""
     keys = [(f,) for f in facts(held_out=False, category=category)]
     return _items(f"mmlu_{category}_dev", SHOTS, keys, fact_item)
 
