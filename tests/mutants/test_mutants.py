@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from plugin.project import Project, matched
 
 from mutants import methods
-from plugin.project import Project, matched
 
 # What is broken, the metric that must notice, and how, where a sound baseline was accepted before.
 BELOW_ANY_FLOOR = [

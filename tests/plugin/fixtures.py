@@ -7,15 +7,15 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-
 from models.tiny import save_tiny_llama
+
 from plugin.project import POLICY, SUITE, Project, words
 from quantcheck import runner, snapshot, state
 from quantcheck.metrics import zeroshot
 from quantcheck.models.load import load_model
 from quantcheck.spec import ModelSpec
 
-# pytester forgets the modules that a run in this process imported; torch bears that only once, and all are slow.
+# pytester forgets what a run in this process imported; torch bears that only once, and all are slow.
 IMPORTED_ONCE = (hypothesis, runner, snapshot, state, zeroshot)
 
 

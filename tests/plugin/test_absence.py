@@ -54,9 +54,9 @@ def test_a_gate_that_is_never_called_fails(project: Project) -> None:
 
 
 def test_an_expected_failure_is_left_to_its_author(project: Project) -> None:
-    source = "import pytest\n@pytest.mark.xfail\ndef test_mine(quantized_model, gate): gate(quantized_model('rtn-w8'))"
+    test = "def test_mine(quantized_model, gate): gate(quantized_model('rtn-w8'))"
 
-    result = run_tests(project, source)
+    result = run_tests(project, f"import pytest\n@pytest.mark.xfail\n{test}")
 
     assert result.ret == pytest.ExitCode.OK
     result.assert_outcomes(xfailed=1)

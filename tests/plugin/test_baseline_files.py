@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from models.tiny import tiny_tokenizer
+from mutants.methods import Sound
 from tokenizers import pre_tokenizers
 from transformers import LlamaForCausalLM
 
-from models.tiny import tiny_tokenizer
-from mutants.methods import Sound
-from plugin.project import Project, files, matched, refused, words
+from plugin.project import Project, matched, refused, words
 from quantcheck.measurement import Measurement
+from quantcheck.metrics.measure import measure
 
 REACCEPT = "restore it from version control, or delete it and accept the figures anew with --snapshot-update"
 
@@ -241,8 +242,6 @@ def test_a_metric_whose_code_returns_nothing_is_red(
         return {name: value for name, value in measure(*args, **kwargs).items() if not name.startswith("kld")}
 
     project.accept()
-    from quantcheck.metrics.measure import measure
-
     monkeypatch.setattr("quantcheck.runner.measure", without_divergence)
 
     result = project.run(f"--quantcheck-cache={tmp_path}")

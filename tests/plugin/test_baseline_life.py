@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-
 from mutants.methods import ScalesOff, Sound
+
 from plugin.project import POLICY, Project, files, matched, refused, said
 
 ACCEPT = "review the figures, then accept them with the same command and --snapshot-update"
@@ -24,7 +24,7 @@ def test_a_first_run_is_red_and_prints_how_to_accept(project: Project) -> None:
         "NO_BASELINE: bpw of tiny quantized by rtn-w8 (smoke tier)",
         f"now * {ACCEPT}",
         "4 gates: 4 NO_BASELINE",
-        "No baseline yet for tiny: review the figures above, then accept with the same command and --snapshot-update.",
+        "No baseline yet for tiny: review * then accept with the same command and --snapshot-update.",
     )
     assert files(project.baselines).keys() == {"policy.toml"}
 

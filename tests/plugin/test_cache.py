@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-
 from mutants.methods import ScalesOff, Sound
+
 from plugin.project import Project, entries, files, refused, said
 
 WAITING = """

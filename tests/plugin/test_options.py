@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from plugin.project import Project, entries, matched, refused, said
+from plugin.project import Project, entries, matched, refused
 from quantcheck.options import OPTIONS
 
 CHOSEN = [option for option in OPTIONS if option.choices]

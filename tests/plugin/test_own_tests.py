@@ -34,9 +34,8 @@ def test_one_metric_and_a_glob_of_metrics(project: Project) -> None:
         def test_release(quantized_model, gate):
             model = quantized_model("rtn-w8")
             assert [record.metric for record in gate(model, "ppl/eval")] == ["ppl/eval"]
-            assert [record.metric for record in gate(model, metric="*/eval")] == ["ppl/eval", "kld/eval", "top1/eval"]
+            assert [record.metric for record in gate(model, metric="[kt]*/eval")] == ["kld/eval", "top1/eval"]
     """
-    run_tests(project, source.replace("assert [", "([").replace('")] ==', '")],').replace("]\n", "])\n"))
     project.accept()
 
     result = run_tests(project, source)

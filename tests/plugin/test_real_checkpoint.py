@@ -1,4 +1,4 @@
-"""A trained checkpoint of somebody else's, end to end: published figures, first run, accepted run, second model.
+"""A trained checkpoint of somebody else's, end to end: published figures, first run, accepted run.
 
 The figures stand in ``../shared/models/README.md``: RTN by the width and grid, on 128 windows of TinyStories.
 """
@@ -62,15 +62,13 @@ def assert_published(project: Project, specs: list[str]) -> None:
         assert found[spec] == pytest.approx((PUBLISHED[spec], FULL_PRECISION), rel=1e-3), spec
 
 
-def test_two_rows_of_the_published_table_come_out(project: Project, shared: Path) -> None:
-    specs = ["rtn-w4", "rtn-w4-g32"]
-
-    result = gate(project, shared, ",".join(specs))
+def test_a_row_of_the_published_table_comes_out(project: Project, shared: Path) -> None:
+    result = gate(project, shared, "rtn-w4-g32")
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     matched(result, "No baseline yet for stories")
-    assert_published(project, specs)
-    protocol = project.gates()["rtn-w4/ppl/train_head"]["protocol"]
+    assert_published(project, ["rtn-w4-g32"])
+    protocol = project.gates()["rtn-w4-g32/ppl/train_head"]["protocol"]
     assert (
         "128 contiguous windows of 512, documents split at '<|endoftext|>', stripped, BOS before each"
         in protocol

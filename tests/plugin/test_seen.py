@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 
 import pytest
-
 from mutants.methods import ScalesOff, Sound
+
 from plugin.project import Project, matched, said
 from quantcheck.gate import Verdict
 from quantcheck.progress import choose_mode
@@ -78,15 +78,15 @@ def test_the_message_of_a_failed_gate_stands_alone(project: Project) -> None:
     figure = r"\d[\d.e+-]*"
     text = said(result).partition("= FAILURES =")[2]
     for line in (
-        rf"REGRESSED: kld/eval of tiny quantized by mine-w3 \(smoke tier\)",
+        r"REGRESSED: kld/eval of tiny quantized by mine-w3 \(smoke tier\)",
         rf"  measured   {figure} nat, ↓ lower is better, n = 21",
         rf"  worse by   \+{figure} ± {figure} nat \(paired\), floor none \(declared collapsed\)",
         rf"  baseline   {figure}, drift \+{figure}, margin 0.01",
-        rf"  artifact   4.021 bits per weight stored, 3 nominal",
+        r"  artifact   4.021 bits per weight stored, 3 nominal",
         rf"  because    {figure} worse than the accepted baseline, the drift margin is 0.01",
-        rf"  policy     a random model has nothing to lose",
+        r"  policy     a random model has nothing to lose",
         rf"  on         processor .*, threads 1, python {figure}, system .*",
-        rf"  now        mend what changed since the baseline; .* accept it .* --snapshot-update",
+        r"  now        mend what changed since the baseline; .* accept it .* --snapshot-update",
     ):
         assert re.search(f"^{line}$", text, re.MULTILINE), line
 

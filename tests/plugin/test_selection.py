@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from plugin.project import Project, matched, refused, said
+from plugin.project import Project, files, matched, refused, said
 
 LIST = "--quantcheck-list"
 
@@ -48,12 +46,10 @@ def test_listing_needs_no_torch(project: Project) -> None:
         "heavy = {'torch', 'transformers', 'lm_eval', 'datasets'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else code)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, *project.options], capture_output=True, text=True, cwd=project.path
-    )
+    result = project.pytester.run(sys.executable, "-c", script, *project.options)
 
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "tiny/gptq-w3-g128/kld/eval  quantcheck ultra_low_bit bits(w=3)" in done.stdout
+    assert result.ret == 0, said(result)
+    matched(result, "tiny/gptq-w3-g128/kld/eval  quantcheck ultra_low_bit bits(w=3)")
 
 
 def test_loading_the_plugin_imports_nothing_heavy(pytester: pytest.Pytester) -> None:
@@ -167,13 +163,8 @@ def test_a_bits_mark_that_no_gate_can_have_is_refused(pytester: pytest.Pytester,
 
 
 def test_the_suite_runs_by_its_module_name_in_any_folder(project: Project) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--pyargs", "quantcheck.suites", "-m", "canary", *project.options],
-        capture_output=True,
-        text=True,
-        cwd=project.path,
-    )
+    result = project.run_apart("--pyargs", "quantcheck.suites", "-m", "canary", specs="*")
 
-    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
-    assert "8 gates: 8 NO_BASELINE" in done.stdout
-    assert not list(Path(project.baselines).rglob("*.json"))
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    matched(result, "8 gates: 8 NO_BASELINE")
+    assert files(project.baselines).keys() == {"policy.toml"}

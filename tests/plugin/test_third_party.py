@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from mutants.methods import ScalesOff, Sound
+
 from plugin.project import Project, matched, refused
 from quantcheck.methods import METHODS
 
