@@ -193,21 +193,26 @@ def read_settings(config: pytest.Config) -> Settings:
     values = {option.name: given[option.name] or option.default for option in OPTIONS}
     models = tuple(ModelSpec.parse(text) for text in values["model"] or (BUILTIN,))
     _refuse_twins(models)
-    root = config.rootpath
     return Settings(
         tier=_one_of(values, "tier"),
         models=tuple(_resolved(model, config) for model in models),
         specs=_globs(values["specs"]),
         methods=_globs(values["methods"]),
-        texts=tuple(_path(config, text) for text in values["text"] or ()),
+        texts=tuple(_path(config, "text", text) for text in values["text"] or ()),
         text_separator=_unescaped(values["text-separator"]),
         text_bos=str(values["text-bos"]),
         windows=_integer("windows", values["windows"], least=1),
         window=_integer("window", values["window"], least=2),
-        calibration=_path(config, values["calibration"]) if values["calibration"] else None,
+        calibration=_path(config, "calibration", values["calibration"]) if values["calibration"] else None,
         calibration_windows=_integer("calibration-windows", values["calibration-windows"], least=1),
-        baselines=_path(config, values["baselines"]) if values["baselines"] else root / "baselines",
-        cache=values["cache"] if values["cache"] in {None, "off"} else str(_path(config, values["cache"])),
+        baselines=(
+            _path(config, "baselines", values["baselines"])
+            if values["baselines"]
+            else config.rootpath / "baselines"
+        ),
+        cache=values["cache"]
+        if values["cache"] in {None, "off"}
+        else str(_path(config, "cache", values["cache"])),
         device=_one_of(values, "device"),
         dtype=_one_of(values, "dtype"),
         require=tuple(values["require"] or ()),
@@ -251,8 +256,12 @@ def _integer(name: str, text: str | None, *, least: int) -> int | None:
     return value
 
 
-def _path(config: pytest.Config, text: str) -> Path:
-    return (config.invocation_params.dir / Path(text).expanduser()).resolve()
+def _path(config: pytest.Config, name: str, text: str) -> Path:
+    """A path as the shell means it, or, from the ini file, relative to that file."""
+    on_command_line = config.getoption(f"quantcheck_{name}", default=None)
+    here = config.invocation_params.dir
+    base = here if on_command_line or config.inipath is None else config.inipath.parent
+    return (base / Path(text).expanduser()).resolve()
 
 
 def _unescaped(text: str | None) -> str | None:
@@ -260,7 +269,7 @@ def _unescaped(text: str | None) -> str | None:
 
 
 def _resolved(model: ModelSpec, config: pytest.Config) -> ModelSpec:
-    path = _path(config, model.source)
+    path = _path(config, "model", model.source)
     return ModelSpec(model.name, str(path), model.revision) if path.is_dir() and not model.builtin else model
 
 
