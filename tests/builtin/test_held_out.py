@@ -16,9 +16,8 @@ from quantcheck.models.builtin import (
     tasks,
 )
 from quantcheck.models.builtin import lexicon as lex
-from quantcheck.models.builtin.world import pair_held_out
 
-SHARDS_OF_A_RUN = 32  # four million tokens; test_train.py shows that a run reads no more
+SHARDS_OF_A_RUN = 34  # four million tokens; test_train.py shows that a run reads no more
 QUESTION = re.compile(
     r"^(?:Question: |Choose the right answer\. |Answer in a full sentence\. )?([^\n]*\?)", re.M
 )
@@ -57,12 +56,10 @@ def test_no_held_out_job_is_named(training: list[str]) -> None:
 
 
 def test_no_held_out_pair_shares_a_scene(training: list[str]) -> None:
-    names = set(lex.SHE_NAMES + lex.HE_NAMES)
-    scenes = [s for text in training for s in re.split(r"(?<=[.?])\s|\n", text) if " because " in s]
-    assert len(scenes) > 1000
-    for scene in scenes:
-        pair = {word.strip(".") for word in scene.split()} & names
-        assert len(pair) == 2 and not pair_held_out(*pair), scene
+    trades = {row[0] for row in lex.TRADES}
+    scenes = [s for text in training for s in re.split(r"(?<=[.?])\s|\n", text) if " because the " in s]
+    pairs = {tuple(sorted({word.strip(".") for word in scene.split()} & trades)) for scene in scenes}
+    assert pairs == {tuple(sorted(pair)) for pair in tasks.trade_pairs(held_out=False)}
 
 
 def test_evaluation_calibration_and_training_share_no_document(training: list[str]) -> None:

@@ -55,13 +55,17 @@ class Recipe:
     muon_lr: float = 5e-3
     adamw_lr: float = 3e-3
     warmup: float = 0.02
-    rescale: float = 0.55
+    rescale: float = 0.42
     checkpoint_steps: int = 100
 
     @property
     def steps(self) -> int:
         """Optimizer steps in the whole run."""
         return self.tokens // self.batch_tokens
+
+    def training(self) -> str:
+        """Name all that decides the trained weights: the recipe but for what happens after training."""
+        return str({name: value for name, value in asdict(self).items() if name != "rescale"})
 
     def window(self, step: int) -> int:
         """Context length at `step`."""
@@ -192,7 +196,7 @@ def _checkpoint(
 ) -> None:
     unfinished = out / "checkpoint.tmp"
     save_file(
-        _state(model, optimizers), unfinished, metadata={"step": str(step), "recipe": str(asdict(recipe))}
+        _state(model, optimizers), unfinished, metadata={"step": str(step), "recipe": recipe.training()}
     )
     os.replace(unfinished, out / "checkpoint.safetensors")
 
@@ -207,7 +211,7 @@ def _resume(
 
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
-    if metadata["recipe"] != str(asdict(recipe)):
+    if metadata["recipe"] != recipe.training():
         raise QuantcheckError(
             f"{path} is of another recipe: {metadata['recipe']}. Give the same options, or another --out."
         )
