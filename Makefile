@@ -6,7 +6,7 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 SMOKE := ultra_low_bit or canary or codec or kernel
-CORE := quantcheck/artifact_facts.py,quantcheck/baseline.py,quantcheck/errors.py,quantcheck/gate.py,quantcheck/measurement.py,quantcheck/plan.py,quantcheck/policy.py,quantcheck/provenance.py,quantcheck/record.py,quantcheck/registry.py,quantcheck/spec.py,quantcheck/report/*
+CORE := quantcheck/artifact_facts.py,quantcheck/baseline.py,quantcheck/errors.py,quantcheck/gate.py,quantcheck/measurement.py,quantcheck/plan.py,quantcheck/policy.py,quantcheck/provenance.py,quantcheck/record.py,quantcheck/registry.py,quantcheck/results.py,quantcheck/spec.py,quantcheck/report/*
 
 .PHONY: gate test test-slow lint wheel clean
 

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from quantcheck.measurement import digest
 
-_ROOMS = ("codecs", "kernels", "methods", "metrics", "models")
+_CODE = ("*/**/*.py", "measurement.py", "results.py", "runner.py", "spec.py")
+_OTHER = {"builtin", "report", "suites", "baselines"}
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "lm-eval")
 
 
@@ -95,13 +96,9 @@ def source_digest(target: object = None) -> str:
 @cache
 def _rooms_digest() -> str:
     root = Path(__file__).parent
-    paths = [path.relative_to(root) for room in _ROOMS for path in sorted((root / room).rglob("*.py"))]
-    return digest(
-        part
-        for path in paths
-        if "builtin" not in path.parts
-        for part in (path.as_posix(), (root / path).read_bytes())
-    )
+    found = (path.relative_to(root) for pattern in _CODE for path in root.glob(pattern))
+    paths = sorted({path for path in found if not _OTHER & set(path.parts)})
+    return digest(part for path in paths for part in (path.as_posix(), (root / path).read_bytes()))
 
 
 def _version(name: str) -> str:

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from quantcheck.artifact_facts import ArtifactFacts, LayerFacts
+from quantcheck.artifact_facts import ArtifactFacts
 from quantcheck.cache import Cache, CacheKey
 from quantcheck.errors import DataError, QuantcheckError, QuantizationError
 from quantcheck.measurement import Measurement, digest, measurement
@@ -35,28 +35,12 @@ from quantcheck.models.source import ModelSource, resolve_model
 from quantcheck.models.text import TextSource, Windows, calibration_windows, shared_windows
 from quantcheck.progress import Progress
 from quantcheck.provenance import Basis, library_versions, source_digest
+from quantcheck.results import Figures
 from quantcheck.spec import ModelSpec, QuantSpec
 
 BPW_VERSION = 1
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Figures:
-    """All measurements of one model, reference or quantized.
-
-    Attributes:
-        measurements: by metric name.
-        facts: what is stored for a quantized model; ``None`` for a reference.
-        seconds: that quantizing and measuring took when it was done.
-        reused: whether it came from the cache.
-    """
-
-    measurements: dict[str, Measurement]
-    facts: ArtifactFacts | None
-    seconds: float
-    reused: bool
 
 
 @dataclass
@@ -206,11 +190,11 @@ class Runner:
             figures = self._measure(model, spec)
             seconds.append(time.perf_counter() - began)
             (folder / "figures.json").write_text(
-                _dumps(replace(figures, seconds=seconds[0])), encoding="utf-8"
+                replace(figures, seconds=seconds[0]).dumps(), encoding="utf-8"
             )
 
         path = self.cache.get_or_create(self._figures_key(model, spec), create)
-        return replace(_loads((path / "figures.json").read_text(encoding="utf-8")), reused=not seconds)
+        return replace(Figures.loads((path / "figures.json").read_text(encoding="utf-8")), reused=not seconds)
 
     def _measure(self, model: ModelSpec, spec: QuantSpec | None) -> Figures:
         workload = self.workload(model)
@@ -329,20 +313,3 @@ def _files_digest(plan: MetricPlan) -> str:
     if plan.tasks:
         paths += sorted(path for path in plan.tasks.folder.iterdir() if path.is_file())
     return digest(part for path in paths for part in (path.name, path.read_bytes()))
-
-
-def _dumps(figures: Figures) -> str:
-    raw = asdict(figures)
-    for entry in raw["measurements"].values():
-        entry["outcomes"] = entry["outcomes"].tolist()
-    return json.dumps(raw)
-
-
-def _loads(text: str) -> Figures:
-    raw = json.loads(text)
-    facts = raw["facts"]
-    if facts is not None:
-        layers = tuple(LayerFacts(**layer) for layer in facts["layers"])
-        facts = ArtifactFacts(tuple(facts["expected_layers"]), layers)
-    measured = {name: measurement(**entry) for name, entry in raw["measurements"].items()}
-    return Figures(measured, facts, raw["seconds"], raw["reused"])

@@ -34,6 +34,7 @@ PURE = {
     "measurement": ("", "numpy"),
     "artifact_facts": ("", ""),
     "gate": ("artifact_facts measurement", ""),
+    "results": ("artifact_facts measurement", ""),
     "provenance": ("measurement", ""),
     "baseline": ("errors gate measurement provenance", ""),
     "policy": ("errors gate measurement", ""),
@@ -54,7 +55,7 @@ ROOMS = {
         "torch transformers lm_eval datasets numpy",
     ),
     "runner": (
-        "artifact_facts cache errors measurement methods metrics models progress provenance spec",
+        "artifact_facts cache errors measurement methods metrics models progress provenance results spec",
         "torch transformers",
     ),
     "snapshot": ("baseline measurement", "syrupy filelock"),

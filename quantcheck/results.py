@@ -1,0 +1,44 @@
+"""What measuring one model yields, to text and back: enough to judge it again without torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from quantcheck.artifact_facts import ArtifactFacts, LayerFacts
+from quantcheck.measurement import Measurement, measurement
+
+
+@dataclass(frozen=True)
+class Figures:
+    """All measurements of one model, reference or quantized.
+
+    Attributes:
+        measurements: by metric name.
+        facts: what is stored for a quantized model; ``None`` for a reference.
+        seconds: that quantizing and measuring took when it was done.
+        reused: whether it came from the cache.
+    """
+
+    measurements: dict[str, Measurement]
+    facts: ArtifactFacts | None
+    seconds: float
+    reused: bool
+
+    def dumps(self) -> str:
+        """The JSON text, every outcome to the last bit."""
+        raw = asdict(self)
+        for entry in raw["measurements"].values():
+            entry["outcomes"] = entry["outcomes"].tolist()
+        return json.dumps(raw)
+
+    @classmethod
+    def loads(cls, text: str) -> Figures:
+        """Read back what `dumps` wrote."""
+        raw = json.loads(text)
+        facts = raw["facts"]
+        if facts is not None:
+            layers = tuple(LayerFacts(**layer) for layer in facts["layers"])
+            facts = ArtifactFacts(tuple(facts["expected_layers"]), layers)
+        measured = {name: measurement(**entry) for name, entry in raw["measurements"].items()}
+        return cls(measured, facts, raw["seconds"], raw["reused"])

@@ -1,0 +1,26 @@
+"""A model's figures survive the way to text and back."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quantcheck.measurement import measurement
+from quantcheck.results import Figures
+from unit.builders import facts
+
+
+@given(st.lists(st.floats(), max_size=5), st.floats(0, 1e6))
+def test_figures_come_back_bit_by_bit(outcomes: list[float], seconds: float) -> None:
+    figures = Figures({"ppl/web": measurement("ppl/web", outcomes, "ab", "one", 1)}, facts(), seconds, False)
+
+    back = Figures.loads(figures.dumps())
+
+    assert back.facts == figures.facts and (back.seconds, back.reused) == (seconds, False)
+    read, wrote = back.measurements["ppl/web"], figures.measurements["ppl/web"]
+    assert repr(read.outcomes.tolist()) == repr(wrote.outcomes.tolist())
+    assert (read.metric, read.items, read.protocol, read.version) == ("ppl/web", "ab", "one", 1)
+
+
+def test_a_reference_has_no_facts() -> None:
+    assert Figures.loads(Figures({}, None, 1.0, True).dumps()) == Figures({}, None, 1.0, True)
