@@ -75,7 +75,8 @@ class Runner:
             ModelError: the model does not load, or holds NaN or Inf.
         """
         self.workload(model)
-        key = CacheKey.of("sound", model=self.source(model).model_digest, dtype=self._dtype(model))
+        weights, dtype = self.source(model).model_digest, self._dtype(model)
+        key = CacheKey.of("sound", model=weights, dtype=dtype, device=self.device)
         self.cache.get_or_create(key, lambda folder: self._prove_sound(model, folder))
 
     def source(self, model: ModelSpec) -> ModelSource:
