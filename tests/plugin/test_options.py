@@ -160,6 +160,33 @@ def test_require_cuda_refuses_a_machine_without_a_gpu(
     refused(project.run("--quantcheck-require=cuda"), "--quantcheck-require cuda", "no GPU")
 
 
+def test_a_device_that_is_not_there_is_refused(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+    refused(project.run("--quantcheck-device=cuda"), "cuda")
+
+
+def test_paths_in_the_ini_file_are_relative_to_it_and_those_of_the_command_line_to_where_one_stands(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ini(
+        project,
+        f"quantcheck_model = tiny={project.model}",
+        "quantcheck_text = eval.txt",
+        f"quantcheck_cache = {project.cache}",
+    )
+    (project.path / "below").mkdir()
+    monkeypatch.chdir(project.path / "below")
+
+    result = project.pytester.runpytest_inprocess(
+        "..", "--quantcheck-specs=rtn-w8", "--quantcheck-report=json:here.json", "--snapshot-update"
+    )
+
+    assert result.ret == pytest.ExitCode.OK
+    assert (project.path / "below" / "here.json").is_file()
+    assert project.baseline().is_file()
+
+
 def test_cache_off_leaves_nothing_behind(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     (project.path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(project.path / "tmp"))

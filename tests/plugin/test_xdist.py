@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -88,3 +89,20 @@ def test_the_controller_refuses_what_the_gates_would_fail_on(project: Project) -
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "calibration.txt is empty" in result.stderr.str()
+
+
+def test_listing_starts_no_workers(project: Project) -> None:
+    result = project.run("-n2", "--quantcheck-list")
+
+    assert result.ret == pytest.ExitCode.OK
+    matched(result, "tiny/rtn-w8/bpw  quantcheck canary bits(w=8)")
+    result.stdout.no_fnmatch_line("*2 workers*")
+
+
+def test_gates_run_where_xdist_is_not_installed(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "quantcheck.distribution", None)
+
+    result = project.run("-p", "no:xdist", "-p", "no:xdist.looponfail", "--snapshot-update")
+
+    assert result.ret == pytest.ExitCode.OK
+    result.assert_outcomes(passed=4)
