@@ -55,7 +55,7 @@ class Recipe:
     muon_lr: float = 5e-3
     adamw_lr: float = 3e-3
     warmup: float = 0.02
-    rescale: float = 0.42
+    rescale: float = 0.45
     checkpoint_steps: int = 100
 
     @property
