@@ -20,6 +20,8 @@ from quantcheck.artifact_facts import ArtifactFacts
 from quantcheck.measurement import Measurement, PairedDifference, paired_difference, pairs
 
 Z_ONE_SIDED_95 = 1.6448536269514722
+# Methods that mix widths come out near their nominal bits, not on them.
+NOMINAL_SLACK = 0.25
 
 
 class Verdict(StrEnum):
@@ -91,6 +93,7 @@ class Evidence:
         artifact: what is stored for the quantized model; ``None`` when nothing was.
         baseline: the accepted figure, ``None`` when there is none.
         bounds: of the policy.
+        bits: nominal weight bits that the spec asks for; ``None`` where no spec is at hand.
     """
 
     metric: str
@@ -99,6 +102,7 @@ class Evidence:
     artifact: ArtifactFacts | None
     baseline: AcceptedFigure | None
     bounds: Bounds
+    bits: float | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ def judge(evidence: Evidence) -> Judgement:
 
     The artifact is looked at first: figures of a model that was not really quantized say nothing.
     """
-    if missing := _not_quantized(evidence.artifact):
+    if missing := _not_quantized(evidence.artifact, evidence.bits):
         return Judgement(Verdict.NOT_QUANTIZED, (missing,))
     if broken := _non_finite(evidence):
         return Judgement(Verdict.NON_FINITE, (broken,))
@@ -148,7 +152,7 @@ def judge(evidence: Evidence) -> Judgement:
     return Judgement(findings[0][0], tuple(reason for _, reason in findings), difference, drift)
 
 
-def _not_quantized(artifact: ArtifactFacts | None) -> str | None:
+def _not_quantized(artifact: ArtifactFacts | None, bits: float | None) -> str | None:
     if artifact is None or not artifact.layers:
         return "nothing was quantized: the model holds no quantized layer"
     if artifact.unquantized:
@@ -158,6 +162,8 @@ def _not_quantized(artifact: ArtifactFacts | None) -> str | None:
         return "the weights that the model computes with are not what its stored tensors decode to"
     if not artifact.levels_respected:
         return "a group of weights has more levels than its width can tell apart"
+    if bits is not None and not abs(artifact.nominal_bits - bits) <= NOMINAL_SLACK:
+        return f"{artifact.nominal_bits:.4g} bits a weight are stored where the spec asks for {bits:g}"
     return None
 
 

@@ -170,7 +170,7 @@ class GateSession:
         figure = file.get(self.settings.tier, cell.metric) if file else None
         baseline = figure.accepted(measured, file.made[figure.made], basis) if file and figure else None
         bounds = self.policy.bounds(str(cell.spec), cell.metric)
-        evidence = Evidence(cell.metric, measured, compared, figures.facts, baseline, bounds)
+        evidence = Evidence(cell.metric, measured, compared, figures.facts, baseline, bounds, cell.spec.bits)
         judgement = judge(evidence)
         accepted = None
         if self.settings.update and measured is not None and judgement.verdict.updatable:

@@ -173,15 +173,22 @@ def inspect(model: nn.Module) -> ArtifactFacts:
 
 def _facts(name: str, module: QuantizedLinear) -> LayerFacts:
     packed, weight = module.packed, module.weight
+    finite = torch.isfinite(weight)
     return LayerFacts(
         name,
         weights=_size(packed),
         stored_bits=packed.stored_bits,
         nominal_bits=packed.nominal_bits,
-        finite=bool(torch.isfinite(weight).all()),
-        decoded=torch.equal(weight, packed.decode().to(weight.dtype)),
-        levels_respected=packed.levels_respected(weight),
+        finite=bool(finite.all()),
+        decoded=_same_bits(weight, packed.decode().to(weight.dtype)),
+        levels_respected=packed.levels_respected(weight.where(finite, 0)),
     )
+
+
+def _same_bits(left: Tensor, right: Tensor) -> bool:
+    """Whether two tensors hold the same bits: a NaN that was stored is no difference."""
+    integers = {2: torch.int16, 4: torch.int32}[left.element_size()]
+    return torch.equal(left.view(integers), right.view(integers))
 
 
 def _size(packed: PackedWeight) -> int:

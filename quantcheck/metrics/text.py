@@ -13,6 +13,7 @@ arXiv 2210.17323) and of those who follow it, with the label of a window's last 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import torch
@@ -106,7 +107,7 @@ def _batch_scores(
     if reference is not None:
         log_r = reference.log_probs(windows, start)
         scores["kld"] = _mean((log_r.exp() * (log_r - log_p)).sum(-1, dtype=torch.float64))
-        scores["top1"] = _mean(log_r.argmax(-1) == log_p.argmax(-1))
+        scores["top1"] = _mean(_agreement(log_r, log_p))
     return scores
 
 
@@ -117,6 +118,16 @@ def _log_probs(model: nn.Module, windows: Windows, start: int) -> Tensor:
     with full_precision():
         logits: Tensor = model(input_ids=ids, use_cache=False).logits
     return logits.float().log_softmax(-1)
+
+
+def _agreement(log_r: Tensor, log_p: Tensor) -> Tensor:
+    """1 where both have the same top token, else 0; NaN where a NaN would be taken for the top token."""
+    top_r, top_p = log_r.max(-1), log_p.max(-1)
+    return (
+        (top_r.indices == top_p.indices)
+        .to(torch.float64)
+        .where(~(top_r.values + top_p.values).isnan(), math.nan)
+    )
 
 
 def _batch(windows: Windows) -> int:

@@ -50,9 +50,15 @@ def message(gate: GateRecord, machine: Mapping[str, str]) -> str:
     lines += [f"  because    {reason}" for reason in gate.reasons]
     lines.append(f"  policy     {gate.policy}")
     lines.append(f"  on         {', '.join(f'{name} {value}' for name, value in machine.items())}")
-    if NEXT[gate.verdict]:
-        lines.append(f"  now        {NEXT[gate.verdict]}")
+    if advice := NEXT[_mended_by(gate)]:
+        lines.append(f"  now        {advice}")
     return "\n".join(lines)
+
+
+def _mended_by(gate: GateRecord) -> Verdict:
+    """Whose advice helps: accepting a first baseline does not where the floor is missed already."""
+    below = gate.worse is not None and gate.floor is not None and gate.worse > gate.floor
+    return Verdict.BELOW_FLOOR if gate.verdict is Verdict.NO_BASELINE and below else gate.verdict
 
 
 def difference_unit(gate: GateRecord) -> str:

@@ -14,8 +14,9 @@ BELOW_ANY_FLOOR = [
     (methods.CodesTransposed, "kld/eval"),
     (methods.RowsSwapped, "kld/eval"),
 ]
-WORSE = [*BELOW_ANY_FLOOR, (methods.FewerBits, "kld/eval"), (methods.MoreBits, "bpw")]
 NEVER_QUANTIZED = [
+    (methods.FewerBits, "2 bits a weight are stored where the spec asks for 3"),
+    (methods.MoreBits, "8 bits a weight are stored where the spec asks for 3"),
     (methods.LayerLeftOut, "model.layers.1.mlp.down_proj"),
     (methods.NothingQuantized, "must return every decoder Linear"),
     (methods.Crashing, "mine raised RuntimeError: out of luck (methods.py, line"),
@@ -38,7 +39,7 @@ def test_the_sound_method_is_green(project: Project) -> None:
     assert set(project.verdicts().values()) == {"PASS"}
 
 
-@pytest.mark.parametrize(("mutant", "metric"), WORSE, ids=name)
+@pytest.mark.parametrize(("mutant", "metric"), BELOW_ANY_FLOOR, ids=name)
 def test_a_mutant_regresses_where_there_is_no_floor(project: Project, mutant: type, metric: str) -> None:
     project.accept(specs="mine-w3", methods={"mine": methods.Sound()})
 
@@ -68,7 +69,6 @@ def test_a_mutant_that_does_not_quantize_is_told_so(project: Project, mutant: ty
     assert not project.baseline("mine-w3").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="inspection takes a NaN for a weight that differs from what is stored")
 @pytest.mark.parametrize("mutant", NOT_FINITE, ids=name)
 def test_a_mutant_that_is_not_finite_is_told_so(project: Project, mutant: type) -> None:
     result = project.run("--snapshot-update", specs="mine-w3", methods={"mine": mutant()})

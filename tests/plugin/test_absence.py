@@ -106,7 +106,6 @@ def test_not_a_number_in_the_logits_is_red(
     matched(result, "NON_FINITE: ppl/eval of tiny", "measured * nan perplexity")
 
 
-@pytest.mark.xfail(strict=True, reason="top-1 agreement takes the argmax of NaN logits for a token")
 def test_agreement_of_logits_that_are_not_a_number_is_red(
     project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:

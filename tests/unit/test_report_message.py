@@ -85,3 +85,9 @@ def test_a_missing_standard_error_and_a_broken_figure_are_shown_as_such() -> Non
 def test_perplexities_are_compared_in_nats() -> None:
     units = [difference_unit(gate_record(metric=metric)) for metric in ("ppl/x", "kld/x", "acc/x", "bpw")]
     assert units == ["nat", "nat", "fraction", "bits per weight"]
+
+
+def test_a_first_figure_below_its_floor_is_not_advised_to_be_accepted() -> None:
+    text = message(gate_record(verdict=Verdict.NO_BASELINE, worse=0.5, floor=0.2, baseline=None), {})
+
+    assert NEXT[Verdict.BELOW_FLOOR] in text and NEXT[Verdict.NO_BASELINE] not in text
