@@ -78,19 +78,36 @@ def machine() -> dict[str, str]:
 
 
 def source_digest(target: object = None) -> str:
-    """Digest of the code that a figure depends on: quantcheck's own, and the file of ``target``'s class.
+    """Digest of the code that a figure depends on: quantcheck's own, and that of ``target``'s class.
 
     A raised version says that results changed; this digest keeps a cache from answering for code that was
     edited since. Code without a file, typed at a prompt, gets a digest of its own each time: it is never
     answered for.
     """
-    if target is None or type(target).__module__.startswith("quantcheck."):
+    kind = target if isinstance(target, type) else type(target)
+    if target is None or kind.__module__.startswith("quantcheck."):
         return _rooms_digest()
     try:
-        own = Path(inspect.getfile(target if inspect.isclass(target) else type(target))).read_bytes()
+        return digest([_rooms_digest(), *_code(kind)])
     except (OSError, TypeError):
-        own = uuid.uuid4().bytes
-    return digest([_rooms_digest(), own])
+        return digest([_rooms_digest(), uuid.uuid4().bytes])
+
+
+def _code(kind: type) -> list[bytes]:
+    """The files and the constants that make up a class, inherited ones too.
+
+    The files are asked of the functions first: a class is looked up by its module's name, and one
+    ``conftest`` takes another's place among the imported modules.
+    """
+    members = [item for each in kind.__mro__ if each is not object for item in sorted(vars(each).items())]
+    bare = [(name, getattr(item, "__func__", getattr(item, "fget", item))) for name, item in members]
+    files = {item.__code__.co_filename for _, item in bare if inspect.isfunction(item)}
+    constants = [
+        f"{name}={item!r}" for name, item in bare if not (name.startswith("__") or inspect.isfunction(item))
+    ]
+    return [Path(file).read_bytes() for file in sorted({*files, inspect.getfile(kind)})] + [
+        constant.encode() for constant in constants
+    ]
 
 
 @cache

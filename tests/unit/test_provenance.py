@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import sys
+import types
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -178,3 +179,27 @@ def test_code_that_moves_to_another_file_changes_the_digest(checkout: Path) -> N
     before = provenance._rooms_digest.__wrapped__()
     (checkout / "methods" / "one.py").rename(checkout / "methods" / "two.py")
     assert provenance._rooms_digest.__wrapped__() != before
+
+
+def test_a_class_is_known_by_the_files_of_its_functions_not_by_its_modules_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def conftest(folder: str, body: str) -> type:
+        path = tmp_path / folder / "conftest.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(body, encoding="utf-8")
+        namespace: dict[str, Any] = {"__name__": "conftest"}
+        exec(compile(body, str(path), "exec"), namespace)
+        return namespace["Mine"]
+
+    body = "class Mine:\n    def quantize(self):\n        return {}\n"
+    taken = types.ModuleType("conftest")
+    taken.__file__ = str(tmp_path / "elsewhere.py")
+    (tmp_path / "elsewhere.py").write_text("", encoding="utf-8")
+    monkeypatch.setitem(sys.modules, "conftest", taken)
+
+    first = source_digest(conftest("one", body)())
+    same = source_digest(conftest("two", body)())
+    edited = source_digest(conftest("one", body.replace("{}", "{1: 2}"))())
+
+    assert first == same != edited
