@@ -102,9 +102,8 @@ def _code(kind: type) -> list[bytes]:
     members = [item for each in kind.__mro__ if each is not object for item in sorted(vars(each).items())]
     bare = [(name, getattr(item, "__func__", getattr(item, "fget", item))) for name, item in members]
     files = {item.__code__.co_filename for _, item in bare if inspect.isfunction(item)}
-    constants = [
-        f"{name}={item!r}" for name, item in bare if not (name.startswith("__") or inspect.isfunction(item))
-    ]
+    # Plain values alone: the repr of others may be an address, another one in each process.
+    constants = [f"{name}={item!r}" for name, item in bare if isinstance(item, bool | int | float | str)]
     return [Path(file).read_bytes() for file in sorted({*files, inspect.getfile(kind)})] + [
         constant.encode() for constant in constants
     ]

@@ -103,7 +103,7 @@ def test_the_header_says_what_is_under_test(project: Project) -> None:
 def test_a_run_without_gates_shows_the_version_alone(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_other(): pass")
 
-    result = pytester.runpytest_inprocess()
+    result = pytester.runpytest_inprocess("-p", "no:warnings")
 
     assert result.ret == pytest.ExitCode.OK
     assert [line for line in result.outlines if "quantcheck" in line and "plugins:" not in line] == [

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import platform
 import re
+import subprocess
 import sys
 import types
 from collections.abc import Callable
@@ -203,3 +204,17 @@ def test_a_class_is_known_by_the_files_of_its_functions_not_by_its_modules_name(
     edited = source_digest(conftest("one", body.replace("{}", "{1: 2}"))())
 
     assert first == same != edited
+
+
+def test_an_inherited_class_has_the_same_digest_in_every_process(tmp_path: Path) -> None:
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "from abc import ABC\nfrom quantcheck.provenance import source_digest\n"
+        "class Mine(ABC):\n    made = object()\n    def quantize(self): ...\n"
+        "print(source_digest(Mine()))\n",
+        encoding="utf-8",
+    )
+    said = {
+        subprocess.run([sys.executable, script], capture_output=True, check=True).stdout for _ in range(2)
+    }
+    assert len(said) == 1
