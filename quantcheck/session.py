@@ -179,12 +179,7 @@ class GateSession:
                 accepted = self._accept(cell, runner, measured, judgement.difference, figure, snapshot)
         facts = figures.facts
         return GateRecord(
-            model=cell.model.name,
-            spec=str(cell.spec),
-            metric=cell.metric,
-            tier=self.settings.tier,
-            device=runner.device,
-            dtype=basis.dtype,
+            **self._where(cell, runner),
             baseline=figure.value if figure and not accepted else None,
             bpw=facts.bpw if facts and facts.layers else None,
             nominal_bits=facts.nominal_bits if facts and facts.layers else None,
@@ -240,16 +235,22 @@ class GateSession:
         settings = self.settings
         return TextSource(name, path, settings.text_separator, settings.text_bos, windows, settings.window)
 
+    def _where(self, cell: Cell, runner: Runner) -> dict[str, Any]:
+        """The fields of a record that say which cell it is, and what it ran on."""
+        return {
+            "model": cell.model.name,
+            "spec": str(cell.spec),
+            "metric": cell.metric,
+            "tier": self.settings.tier,
+            "device": runner.device,
+            "dtype": runner.basis(cell.model, cell.spec).dtype,
+        }
+
     def _never_quantized(self, cell: Cell, runner: Runner, error: QuantizationError) -> GateRecord:
         bounds = self.policy.bounds(str(cell.spec), cell.metric)
         judgement = Judgement(Verdict.NOT_QUANTIZED, (str(error),))
         return GateRecord(
-            model=cell.model.name,
-            spec=str(cell.spec),
-            metric=cell.metric,
-            tier=self.settings.tier,
-            device=runner.device,
-            dtype=runner.basis(cell.model, cell.spec).dtype,
+            **self._where(cell, runner),
             **figure_fields(judgement, bounds, None, None),
         )
 
