@@ -8,11 +8,11 @@ import pytest
 
 if TYPE_CHECKING:
     from quantcheck.methods.base import Method
-    from quantcheck.registry import Registry
+    from quantcheck.registry import Capabilities, Registry
 
 
 @pytest.hookspec
-def pytest_quantcheck_register_methods(methods: Registry[Method]) -> None:
+def pytest_quantcheck_register_methods(methods: Registry[Method | type[Method], Capabilities]) -> None:
     """Register quantization methods of your own; they join the matrix and are gated like the built-in ones.
 
     Called once a run, after the built-in methods and those of the entry point group ``quantcheck.methods``

@@ -56,7 +56,7 @@ class Matrix:
 
 
 def matrix(
-    methods: Registry[Any], tier: str, spec_globs: Iterable[str], method_globs: Iterable[str]
+    methods: Registry[Any, Capabilities], tier: str, spec_globs: Iterable[str], method_globs: Iterable[str]
 ) -> Matrix:
     """The specs of a tier, narrowed by the user's globs.
 
@@ -89,7 +89,7 @@ def candidates(name: str, capabilities: Capabilities, tier: str) -> Iterator[tup
             yield spec, refusal(spec, capabilities)
 
 
-def exact_spec(methods: Registry[Any], text: str) -> QuantSpec:
+def exact_spec(methods: Registry[Any, Capabilities], text: str) -> QuantSpec:
     """Parse a spec id and check that its method serves it.
 
     Raises:
@@ -136,7 +136,7 @@ def _uniform(name: str, capabilities: Capabilities, tier: str) -> Iterator[Quant
         yield QuantSpec(name, bits, act_bits, group_size, other)
 
 
-def _chosen_methods(methods: Registry[Any], globs: tuple[str, ...]) -> tuple[str, ...]:
+def _chosen_methods(methods: Registry[Any, Capabilities], globs: tuple[str, ...]) -> tuple[str, ...]:
     for glob in globs:
         if not any(fnmatchcase(name, glob) for name in methods.names()):
             raise SpecError(f"no method matches {glob!r}{did_you_mean(glob, methods.names())}")
@@ -146,7 +146,10 @@ def _chosen_methods(methods: Registry[Any], globs: tuple[str, ...]) -> tuple[str
 
 
 def _chosen_specs(
-    methods: Registry[Any], names: tuple[str, ...], supported: list[QuantSpec], globs: tuple[str, ...]
+    methods: Registry[Any, Capabilities],
+    names: tuple[str, ...],
+    supported: list[QuantSpec],
+    globs: tuple[str, ...],
 ) -> list[QuantSpec]:
     chosen: dict[QuantSpec, str] = {}
     for glob in globs:

@@ -16,6 +16,7 @@ from typing import Generic, TypeVar, cast
 from quantcheck.errors import SpecError
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 """What methods and their options may be called: spec ids are split at '-' and are file names."""
@@ -73,23 +74,23 @@ class Capabilities:
 
 
 @dataclass(frozen=True)
-class Entry(Generic[T]):
+class Entry(Generic[T, C]):
     """One registered name."""
 
     name: str
     target: T | str
-    capabilities: Capabilities
+    capabilities: C
     origin: str
 
 
-class Registry(Generic[T]):
-    """A table of names; ``kind`` is the word that error messages use for one of them."""
+class Registry(Generic[T, C]):
+    """A table of names with capabilities; ``kind`` is the word that error messages use for one of them."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self._entries: dict[str, Entry[T]] = {}
+        self._entries: dict[str, Entry[T, C]] = {}
 
-    def register(self, name: str, target: T | str, capabilities: Capabilities, *, origin: str) -> None:
+    def register(self, name: str, target: T | str, capabilities: C, *, origin: str) -> None:
         """Add ``name``; ``target`` is the object itself or ``"module:attribute"``.
 
         Raises:
@@ -115,7 +116,7 @@ class Registry(Generic[T]):
         """All names, in the order of registration."""
         return tuple(self._entries)
 
-    def entry(self, name: str) -> Entry[T]:
+    def entry(self, name: str) -> Entry[T, C]:
         """The entry of ``name``; raises `SpecError` with a suggestion when it is unknown."""
         if name not in self._entries:
             raise SpecError(f"unknown {self.kind} {name!r}{did_you_mean(name, self._entries)}")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 WHOLE_BITS = (1, 2, 3, 4, 5, 6, 7, 8)
 BUILT_IN = "quantcheck"
 
-METHODS: Registry[Method | type[Method]] = Registry("method")
+METHODS: Registry[Method | type[Method], Capabilities] = Registry("method")
 
 
 def _register(name: str, target: str, capabilities: Capabilities) -> None:

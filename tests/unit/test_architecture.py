@@ -46,8 +46,8 @@ ROOMS = {
     "__init__": ("", ""),
     "cache": ("errors", "filelock"),
     "progress": ("", ""),
-    "codecs": ("errors", "torch"),
-    "kernels": ("codecs errors", "torch"),
+    "codecs": ("errors registry", "torch"),
+    "kernels": ("codecs errors registry", "torch triton"),
     "methods": (
         "artifact_facts codecs errors kernels registry spec",
         "torch safetensors numpy transformers peft bitsandbytes",

@@ -29,8 +29,8 @@ CAPABILITIES = st.builds(
 
 
 @pytest.fixture
-def methods() -> Registry[Any]:
-    registry: Registry[Any] = Registry("method")
+def methods() -> Registry[Any, Any]:
+    registry: Registry[Any, Any] = Registry("method")
     registry.register("rtn", object(), Capabilities(bits=tuple(range(1, 9)), grids=GRIDS), origin="here")
     registry.register("mixed", object(), Capabilities(bits=(1.1, 1.7), grouped=False), origin="here")
     return registry
@@ -76,7 +76,7 @@ def test_a_method_with_eight_bits_has_one_canary(capabilities: Capabilities, tie
     ]
 
 
-def test_rows_of_a_methods_own_come_after_the_uniform_ones_or_alone(methods: Registry[Any]) -> None:
+def test_rows_of_a_methods_own_come_after_the_uniform_ones_or_alone(methods: Registry[Any, Any]) -> None:
     rows = Rows(smoke=("own-w2-g128",), standard=("own-w2-g64", "own-w2-g128"), full=("own-w2-fast",))
     own = Capabilities(bits=(2,), options=(("fast", bool),), uniform=False, rows=rows)
     methods.register("own", object(), own, origin="here")
@@ -136,7 +136,7 @@ def test_the_full_tier_adds_sizes_grids_and_options() -> None:
     assert not any("percdamp" in spec for spec in full)
 
 
-def test_what_a_method_declines_is_left_out_and_counted(methods: Registry[Any]) -> None:
+def test_what_a_method_declines_is_left_out_and_counted(methods: Registry[Any, Any]) -> None:
     found = matrix(methods, "smoke", [], ["mixed"])
     assert ids(found) == ["mixed-w1.1", "mixed-w1.7"]
     # two fractional widths, 2, 3 and 4 bits with and without groups, and the canary, less the two served
@@ -148,19 +148,19 @@ def test_what_a_method_declines_is_left_out_and_counted(methods: Registry[Any]) 
     assert len(both.specs) + both.unsupported == every
 
 
-def test_fractional_widths_come_first_and_in_every_tier(methods: Registry[Any]) -> None:
+def test_fractional_widths_come_first_and_in_every_tier(methods: Registry[Any, Any]) -> None:
     for tier in TIERS:
         assert ids(matrix(methods, tier, [], ["mixed"]))[:2] == ["mixed-w1.1", "mixed-w1.7"]
 
 
-def test_globs_narrow_the_matrix_in_their_order(methods: Registry[Any]) -> None:
+def test_globs_narrow_the_matrix_in_their_order(methods: Registry[Any, Any]) -> None:
     assert ids(matrix(methods, "smoke", ["rtn-w4*", "*-w2"], [])) == ["rtn-w4", "rtn-w4-g128", "rtn-w2"]
     assert ids(matrix(methods, "smoke", ["*-w1.?"], [])) == ["mixed-w1.1", "mixed-w1.7"]
     assert ids(matrix(methods, "smoke", ["rtn-w[23]", "rtn-w3*"], [])) == ["rtn-w2", "rtn-w3", "rtn-w3-g128"]
     assert ids(matrix(methods, "smoke", [], ["m*"])) == ["mixed-w1.1", "mixed-w1.7"]
 
 
-def test_an_exact_spec_is_added_although_the_tier_leaves_it_out(methods: Registry[Any]) -> None:
+def test_an_exact_spec_is_added_although_the_tier_leaves_it_out(methods: Registry[Any, Any]) -> None:
     assert ids(matrix(methods, "smoke", ["rtn-w5-g32-symr"], [])) == ["rtn-w5-g32-symr"]
     assert ids(matrix(methods, "smoke", ["rtn-w2*", "rtn-w2"], [])) == ["rtn-w2", "rtn-w2-g128"]
 
@@ -182,14 +182,14 @@ def test_an_exact_spec_is_added_although_the_tier_leaves_it_out(methods: Registr
     ],
 )
 def test_what_cannot_be_gated_is_refused_before_any_work(
-    methods: Registry[Any], specs: list[str], method_globs: list[str], message: str
+    methods: Registry[Any, Any], specs: list[str], method_globs: list[str], message: str
 ) -> None:
     with pytest.raises(SpecError, match=message):
         matrix(methods, "smoke", specs, method_globs)
 
 
 def test_an_empty_matrix_is_refused() -> None:
-    registry: Registry[Any] = Registry("method")
+    registry: Registry[Any, Any] = Registry("method")
     registry.register("wide", object(), Capabilities(bits=(16,)), origin="here")
     message = "the matrix is empty: no method of wide supports a row of the smoke tier; name specs with"
     with pytest.raises(SpecError, match=message):
@@ -197,7 +197,7 @@ def test_an_empty_matrix_is_refused() -> None:
     assert ids(matrix(registry, "smoke", ["wide-w16"], [])) == ["wide-w16"]
 
 
-def test_an_exact_spec_is_checked_against_its_method(methods: Registry[Any]) -> None:
+def test_an_exact_spec_is_checked_against_its_method(methods: Registry[Any, Any]) -> None:
     assert exact_spec(methods, "rtn-w3.0") == QuantSpec("rtn", 3)
     with pytest.raises(SpecError, match="rtn-w3-fast: rtn has no option 'fast'; it has none"):
         exact_spec(methods, "rtn-w3-fast")

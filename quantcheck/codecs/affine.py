@@ -1,0 +1,111 @@
+"""Integer codes with scales and zero points, ``w = scale (code - zero_point)``: what most formats hold.
+
+Formats of this kind convert into each other by way of `Affine`, which each can read and make; one that
+cannot express what it is given says so.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quantcheck.codecs import CodecError
+from quantcheck.codecs.base import Codec, Format, Shape, Tensors
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """A weight of any affine format.
+
+    Attributes:
+        bits: width of a code.
+        codes: uint8 [rows, cols].
+        scales: floating point [rows, groups].
+        zero_points: in code units, [rows, groups]; floating point, integers in most formats.
+        g_idx: int32 [cols], the group of each column.
+    """
+
+    bits: int
+    codes: Tensor
+    scales: Tensor
+    zero_points: Tensor
+    g_idx: Tensor
+
+    def weights(self) -> Tensor:
+        """Decode, float32 [rows, cols]; the difference is exact, so each weight is rounded once."""
+        columns = self.g_idx.long()
+        levels = self.codes.float() - self.zero_points.float()[:, columns]
+        return levels * self.scales.float()[:, columns]
+
+
+def consecutive(shape: Shape) -> Tensor:
+    """Return the groups of columns in their order, int32 [cols]."""
+    return torch.arange(shape.cols, dtype=torch.int32) // (shape.group_size or max(shape.cols, 1))
+
+
+class AffineFormat(Format):
+    """A format whose parts are an `Affine` in other words."""
+
+    @abstractmethod
+    def to_affine(self, parts: Tensors, shape: Shape) -> Affine:
+        """Say what the parts stand for.
+
+        Raises:
+            CodecError: no affine codes say exactly that.
+        """
+
+    @abstractmethod
+    def from_affine(self, affine: Affine, shape: Shape) -> dict[str, Tensor]:
+        """Return the parts that stand for the same weights, bit for bit.
+
+        Raises:
+            CodecError: the format has no such parts.
+        """
+
+    def weights(self, parts: Tensors, shape: Shape) -> Tensor:
+        """Return the weights that the parts stand for, float32 [rows, cols]."""
+        return self.to_affine(parts, shape).weights()
+
+
+def convert(stored: Tensors, source: Codec, target: Codec, shape: Shape) -> dict[str, Tensor]:
+    """Turn tensors of one affine format into those of another that decode to the same weights.
+
+    Raises:
+        CodecError: one of them is not affine, their widths differ, or the target cannot express the weights.
+    """
+    for codec in (source, target):
+        if not isinstance(codec, AffineFormat):
+            raise CodecError(f"{codec.id} holds no affine codes, so it cannot be converted")
+    assert isinstance(source, AffineFormat) and isinstance(target, AffineFormat)
+    if source.bits != target.bits:
+        raise CodecError(f"{source.id} has codes of {source.bits} bits, {target.id} of {target.bits}")
+    affine = source.to_affine(source.unpack(stored, shape), shape)
+    return target.pack(target.from_affine(affine, shape), shape)
+
+
+def in_order(affine: Affine, shape: Shape, target: str) -> None:
+    """Refuse groups out of order, for a format without ``g_idx``; raises `CodecError`."""
+    if not torch.equal(affine.g_idx.cpu(), consecutive(shape)):
+        raise CodecError(f"{target} has no g_idx: groups must lie in the order of their columns")
+
+
+def exactly(values: Tensor, dtype: torch.dtype, what: str) -> Tensor:
+    """Cast ``values`` where nothing is lost; raises `CodecError` elsewhere."""
+    cast = values.to(dtype)
+    # NaN scales survive a cast, too.
+    if not torch.equal(cast.double().nan_to_num(nan=0.5), values.double().nan_to_num(nan=0.5)):
+        raise CodecError(
+            f"{what} of {values.dtype} and shape {tuple(values.shape)} do not fit {dtype} exactly"
+        )
+    return cast
+
+
+def whole(zero_points: Tensor, bits: int, target: str) -> Tensor:
+    """Return zero points as uint8 codes; raises `CodecError` where they are none."""
+    top = (1 << bits) - 1
+    if not bool(((zero_points == zero_points.round()) & (zero_points >= 0) & (zero_points <= top)).all()):
+        raise CodecError(f"{target} has whole zero points in 0..{top} alone")
+    return zero_points.to(torch.uint8)
