@@ -61,27 +61,28 @@ ROOMS = {
         "artifact_facts cache errors measurement methods metrics models progress provenance results spec",
         "torch transformers",
     ),
-    "strategies": ("methods", "hypothesis torch transformers"),
+    "strategies": ("codecs kernels methods", "hypothesis torch transformers"),
     "contracts": (
-        "errors gate methods registry spec strategies",
-        "pytest hypothesis torch transformers",
+        "codecs errors gate kernels methods registry spec strategies",
+        "pytest hypothesis safetensors torch transformers",
     ),
     "snapshot": ("baseline measurement", "syrupy filelock"),
     "options": ("errors plan report spec", "pytest"),
+    "extensions": ("codecs errors kernels methods registry", ""),
     "session": (
-        "__init__ baseline errors gate measurement methods metrics models options plan policy provenance "
+        "__init__ baseline errors extensions gate measurement methods metrics models options plan policy provenance "
         "record report runner snapshot spec",
         "torch",
     ),
     "preflight": ("errors gate methods metrics models options plan session spec", "torch"),
     "state": (
-        "cache errors methods options plan preflight progress provenance record report runner session spec",
+        "cache errors options plan preflight progress provenance record report runner session spec",
         "pytest",
     ),
     "fixtures": ("errors plugin registry", "pytest"),
     "hookspec": ("", "pytest"),
     "distribution": ("", "pytest xdist"),
-    "plugin": ("__init__ distribution errors fixtures hookspec options state", "pytest"),
+    "plugin": ("__init__ distribution errors extensions fixtures hookspec options state", "pytest"),
 }
 # Programs: run by people, imported by nobody outside their folder, so the rooms' rule does not bind them.
 PROGRAMS = (

@@ -1,8 +1,4 @@
-"""Seeded layers and tiny models as hypothesis strategies.
-
-What is drawn is a recipe, a few numbers that print on one line; equal recipes make equal tensors. So a
-falsifying example can be read, and pasted into a test.
-"""
+"""Layers and tiny models, some of them blemished or damaged."""
 
 from __future__ import annotations
 
