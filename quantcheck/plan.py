@@ -56,11 +56,17 @@ class Matrix:
 
 
 def matrix(
-    methods: Registry[Any, Capabilities], tier: str, spec_globs: Iterable[str], method_globs: Iterable[str]
+    methods: Registry[Any, Capabilities],
+    tier: str,
+    spec_globs: Iterable[str],
+    method_globs: Iterable[str],
+    others: Iterable[str] = (),
 ) -> Matrix:
     """The specs of a tier, narrowed by the user's globs.
 
-    A glob without wildcards names one spec exactly and adds it although the tier leaves it out.
+    A glob without wildcards names one spec exactly and adds it although the tier leaves it out. A glob that
+    matches none of them may name ``others``, the ids of codecs and kernels; where all globs do, no spec is
+    selected.
 
     Raises:
         SpecError: a glob that matches nothing, an exact spec that cannot be served, two spellings of one
@@ -70,7 +76,10 @@ def matrix(
     rows = {name: list(candidates(name, methods.entry(name).capabilities, tier)) for name in names}
     supported = [spec for name in names for spec, why in rows[name] if why is None]
     unsupported = sum(why is not None for name in names for _, why in rows[name])
-    globs = tuple(spec_globs)
+    asked, others = tuple(spec_globs), tuple(others)
+    globs = tuple(glob for glob in asked if _matches(glob, supported) or not _matches(glob, others))
+    if asked and not globs:
+        return Matrix((), unsupported)
     selected = _chosen_specs(methods, names, supported, globs) if globs else supported
     if not selected:
         raise SpecError(
@@ -143,6 +152,10 @@ def _chosen_methods(methods: Registry[Any, Capabilities], globs: tuple[str, ...]
     return tuple(
         name for name in methods.names() if not globs or any(fnmatchcase(name, glob) for glob in globs)
     )
+
+
+def _matches(glob: str, ids: Iterable[object]) -> bool:
+    return any(fnmatchcase(str(id), glob) for id in ids)
 
 
 def _chosen_specs(

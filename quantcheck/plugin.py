@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["gate", "quantized_model", "reference_model"]
 
 STATE = pytest.StashKey["State"]()
+EXTENSIONS = pytest.StashKey["Extensions"]()
 RUN_FOLDER = pytest.StashKey[str]()
 MARKERS = (
     "quantcheck: every gate of the matrix",
@@ -63,10 +64,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """End the run: its cache, and the methods that its conftests registered."""
+    """End the run: its cache, and what its conftests registered."""
     if STATE in config.stash:
         config.stash[STATE].close()
         del config.stash[STATE]
+    if EXTENSIONS in config.stash:
+        config.stash[EXTENSIONS].close()
+        del config.stash[EXTENSIONS]
     if RUN_FOLDER in config.stash:
         shutil.rmtree(config.stash[RUN_FOLDER], ignore_errors=True)
 
@@ -191,8 +195,17 @@ def get_state(config: pytest.Config) -> State:
     if STATE not in config.stash:
         from quantcheck.state import State
 
+        extend(config)
         config.stash[STATE] = State(config, lambda: run_folder(config))
     return config.stash[STATE]
+
+
+def extend(config: pytest.Config) -> None:
+    """Register what packages, conftests and plugins bring, once a run; raises `QuantcheckError`."""
+    if EXTENSIONS not in config.stash:
+        from quantcheck.extensions import Extensions
+
+        config.stash[EXTENSIONS] = Extensions(config.hook)
 
 
 def run_folder(config: pytest.Config) -> str:

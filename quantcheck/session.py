@@ -7,13 +7,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import quantcheck
 from quantcheck.baseline import BaselineFile, Figure, read_baseline
-from quantcheck.errors import DataError, QuantizationError, SpecError
+from quantcheck.errors import DataError, QuantizationError
+from quantcheck.extensions import codec_ids, kernel_ids
 from quantcheck.gate import AcceptedFigure, Evidence, Judgement, Verdict, judge
 from quantcheck.measurement import Measurement, PairedDifference
 from quantcheck.methods import METHODS
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 BPW = "bpw"
 DEVICES = ("cpu", "cuda")
-ENTRY_POINTS = "quantcheck.methods"
 USER_CALIBRATION_WINDOWS = 128
 
 
@@ -65,7 +64,13 @@ class GateSession:
 
     @cached_property
     def _asked(self) -> Matrix:
-        return matrix(METHODS, self.settings.tier, self.settings.specs, self.settings.methods)
+        return matrix(
+            METHODS,
+            self.settings.tier,
+            self.settings.specs,
+            self.settings.methods,
+            others=(*codec_ids(), *kernel_ids()),
+        )
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
@@ -324,31 +329,6 @@ class GateSession:
         accept(snapshot, self.settings.baselines, address, new, made)
         before = shown(cell.metric, old.value) if old else "none"
         return f"{before} -> {shown(cell.metric, measured.value)}"
-
-
-def register_entry_points() -> list[str]:
-    """Register the methods of installed packages, by entry point, and return their names.
-
-    An entry point of the group ``quantcheck.methods`` names an object with ``capabilities`` that follows the
-    protocol `quantcheck.methods.base.Method`.
-
-    Raises:
-        SpecError: a package does not load, or its method's name is taken.
-    """
-    names = []
-    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
-        origin = point.dist.name if point.dist else point.value
-        try:
-            target = point.load()
-            capabilities = target.capabilities
-        except Exception as error:
-            raise SpecError(
-                f"method {point.name!r} of {origin} cannot be loaded ({type(error).__name__}: {error}); "
-                f"repair that package or uninstall it"
-            ) from error
-        METHODS.register(point.name, target, capabilities, origin=origin)
-        names.append(point.name)
-    return names
 
 
 def packaged_folder(name: str) -> Path:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from quantcheck.cache import Cache, default_root
-from quantcheck.errors import DataError, QuantcheckError
-from quantcheck.methods import METHODS
+from quantcheck.errors import DataError
 from quantcheck.options import read_settings
 from quantcheck.plan import Cell
 from quantcheck.preflight import preflight
@@ -24,7 +23,7 @@ from quantcheck.provenance import machine
 from quantcheck.record import GateRecord
 from quantcheck.report.message import message
 from quantcheck.report.terminal import lines
-from quantcheck.session import GateSession, register_entry_points
+from quantcheck.session import GateSession
 from quantcheck.spec import ModelSpec, QuantSpec
 
 if TYPE_CHECKING:
@@ -69,21 +68,12 @@ class State:
         self.config = config
         self._run_folder = run_folder
         self.session = GateSession(read_settings(config))
-        before = set(METHODS.names())
-        try:
-            register_entry_points()
-            config.hook.pytest_quantcheck_register_methods(methods=METHODS)
-        except QuantcheckError:
-            _unregister(set(METHODS.names()) - before)
-            raise
-        self._registered = set(METHODS.names()) - before
         self.progress = self._make_progress()
 
     def close(self) -> None:
-        """Release the cache and take back what this run registered."""
+        """Release the cache."""
         if "cache" in self.__dict__:
             self.cache.close()
-        _unregister(self._registered)
 
     @cached_property
     def cache(self) -> Cache:
@@ -214,11 +204,6 @@ def annotate(item: pytest.Item, report: pytest.TestReport) -> None:
         how = "was skipped" if report.skipped else "ended without a verdict"
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} asked for a gate and {how}: nothing passes by absence"
-
-
-def _unregister(names: set[str]) -> None:
-    for name in names:
-        METHODS.unregister(name)
 
 
 def _cell(item: pytest.Item) -> Cell | None:

@@ -70,8 +70,8 @@ ROOMS = {
     "options": ("errors plan report spec", "pytest"),
     "extensions": ("codecs errors kernels methods registry", ""),
     "session": (
-        "__init__ baseline errors extensions gate measurement methods metrics models options plan policy provenance "
-        "record report runner snapshot spec",
+        "__init__ baseline errors extensions gate measurement methods metrics models options plan policy "
+        "provenance record report runner snapshot spec",
         "torch",
     ),
     "preflight": ("errors gate methods metrics models options plan session spec", "torch"),

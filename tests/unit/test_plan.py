@@ -188,6 +188,14 @@ def test_what_cannot_be_gated_is_refused_before_any_work(
         matrix(methods, "smoke", specs, method_globs)
 
 
+def test_a_glob_may_name_a_codec_or_a_kernel_instead(methods: Registry[Any, Any]) -> None:
+    others = ["gptq_v1-w3", "cpu_grouped-w4"]
+    assert ids(matrix(methods, "smoke", ["gptq_v1-*", "rtn-w2"], [], others)) == ["rtn-w2"]
+    assert ids(matrix(methods, "smoke", ["gptq_v1-w3", "cpu*"], [], others)) == []
+    with pytest.raises(SpecError, match=r"no spec of this tier matches 'gpu\*'"):
+        matrix(methods, "smoke", ["cpu*", "gpu*"], [], others)
+
+
 def test_an_empty_matrix_is_refused() -> None:
     registry: Registry[Any, Any] = Registry("method")
     registry.register("wide", object(), Capabilities(bits=(16,)), origin="here")
