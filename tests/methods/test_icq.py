@@ -11,11 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from methods.making import artifact_of
-from quantcheck.methods.packed.normal_float import (
-    BLOCK_SIZE,
-    NormalFloatWeight,
-    encode,
-)
+from quantcheck.codecs.normal_float import BLOCK_SIZE, encode
+from quantcheck.methods.packed.normal_float import NormalFloatWeight
 from quantcheck.methods.parts.icq import SEARCH_WIDTH, best_shifts
 
 SIGMA = 0.5411  # 1 / Phi^-1(.9677083)

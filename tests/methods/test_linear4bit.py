@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from quantcheck.codecs.normal_float import BLOCK_SIZE, in_blocks
 from quantcheck.errors import MissingPackageError
-from quantcheck.methods.packed.normal_float import BLOCK_SIZE, NormalFloatWeight, in_blocks
+from quantcheck.methods.packed.normal_float import NormalFloatWeight
 from quantcheck.methods.parts.linear4bit import frozen_linear, import_bitsandbytes
 
 

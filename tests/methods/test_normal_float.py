@@ -10,15 +10,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from quantcheck.codecs.normal_float import BLOCK_SIZE, NestedFloats, codebook, dynamic_map, in_blocks
 from quantcheck.errors import QuantizationError
-from quantcheck.methods.packed.normal_float import (
-    BLOCK_SIZE,
-    NestedFloats,
-    NormalFloatWeight,
-    codebook,
-    dynamic_map,
-    in_blocks,
-)
+from quantcheck.methods.packed.normal_float import NormalFloatWeight
 from quantcheck.methods.parts.linear4bit import import_bitsandbytes
 
 DATA_TYPES = ("nf4", "fp4")

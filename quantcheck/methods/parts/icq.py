@@ -22,7 +22,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from quantcheck.methods.packed.normal_float import (
+from quantcheck.codecs.normal_float import (
     BLOCK_SIZE,
     NORMAL_TAIL,
     codebook,

@@ -17,14 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quantcheck.codecs.normal_float import BLOCK_SIZE, NESTED_BLOCK_SIZE, codebook, dynamic_map
 from quantcheck.errors import MissingPackageError
-from quantcheck.methods.packed.normal_float import (
-    BLOCK_SIZE,
-    NESTED_BLOCK_SIZE,
-    NormalFloatWeight,
-    codebook,
-    dynamic_map,
-)
+from quantcheck.methods.packed.normal_float import NormalFloatWeight
 
 PACKAGE = "quantcheck[finetune]"
 
