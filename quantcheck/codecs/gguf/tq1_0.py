@@ -1,0 +1,95 @@
+"""GGUF's TQ1_0: 256 ternary codes, five to a byte, and a scale in 54 bytes, 1.6875 bits a weight.
+
+::
+
+    byte     l, l in 0..31             32 + l, l in 0..15             48 + l, l in 0..3           52 53
+    holds    codes 32 k + l,           codes 160 + 16 k + l,          codes 240 + 4 k + l,        d
+             k in 0..4                 k in 0..4                      k in 0..3
+
+w = d (code - 1), ``d`` a float16. From ggml's ``block_tq1_0``.
+
+A byte is a fraction of 256, and its codes t0, t1, ... are the fraction's digits in base 3, the first one the
+highest. Written, with n = 81 t0 + 27 t1 + 9 t2 + 3 t3 + t4 in 0..242 (t4 = 0 where there are four codes)::
+
+    byte = ceil(256 n / 243)
+
+Read, digit by digit: t = floor(3 byte / 256), then byte = 3 byte mod 256; thanks to the rounding up, these
+are the digits that were written. 13 of the 256 bytes are written by nobody, more where there are four codes;
+these are read by the same rule, as by ggml.
+
+So codes have no bits of their own and `place` says nothing of them. Finding ``d`` is left out: ggml takes the
+largest magnitude.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quantcheck.codecs.gguf.blocks import AffineBlocks, Section, Values, half
+
+DIGITS = 5
+POWER = 3**DIGITS
+
+
+@dataclass(frozen=True)
+class Trits(Section):
+    """Codes ``first + run k + l`` as digits k of byte ``start + l``.
+
+    Attributes:
+        start: the first byte in the block.
+        run: how many bytes.
+        first: the first code.
+        digits: how many codes a byte.
+    """
+
+    start: int
+    run: int
+    first: int
+    digits: int = DIGITS
+
+    def write(self, values: Tensor, blocks: Tensor) -> None:
+        """Evaluate the digits by Horner's rule and round the fraction up."""
+        lanes = self._lanes(values)
+        number = lanes[:, :, 0].to(torch.int16)
+        for digit in range(1, DIGITS):
+            number *= 3
+            if digit < self.digits:
+                number += lanes[:, :, digit]
+        # 256 n / 243 = n + 13 n / 243, which stays within 16 bits.
+        number += (number * (256 - POWER) + POWER - 1) // POWER
+        blocks[:, :, self.start : self.start + self.run] = number
+
+    def read(self, blocks: Tensor, values: Tensor) -> None:
+        """Take the digits off, the highest first."""
+        lanes = self._lanes(values)
+        fraction = blocks[:, :, self.start : self.start + self.run].clone()
+        for digit in range(self.digits):
+            # floor(3 byte / 256), by comparison: 3 * 86 and 3 * 171 are the first past 256 and 512.
+            lanes[:, :, digit] = (fraction >= 86).to(torch.uint8) + (fraction >= 171)
+            fraction *= 3
+
+    def _lanes(self, values: Tensor) -> Tensor:
+        stop = self.first + self.run * self.digits
+        return values[:, :, self.first : stop].view(*values.shape[:2], self.digits, self.run)
+
+
+class TQ1_0(AffineBlocks):
+    """Parts: ``codes`` uint8 [rows, cols] in 0..2, ``d`` float16 [rows, cols / 256]."""
+
+    name = "gguf_tq1_0"
+    width = 2
+    cols_multiple = 256
+    group_sizes = (256,)
+    zero_point = 1
+    block_bytes = 54
+    block = (
+        Values("codes", 256, (Trits(0, 32, 0), Trits(32, 16, 160), Trits(48, 4, 240, digits=4)), high=2),
+        half("d", 52),
+    )
+
+    def bits_of(self, part: str, value: int) -> tuple[tuple[int, int, int], ...]:
+        """Say nothing: a digit in base 3 takes no whole bits."""
+        return ()
