@@ -2,7 +2,8 @@
 
 ``policy.toml`` is an ordered list of cells. The first whose ``specs`` glob matches a spec id counts; each is
 *usable* (a floor per metric kind) or *collapsed* (no floor), has a drift margin per metric kind, and says
-why. Perplexity margins are ratios (1.2 is 20 % more), all others are differences in the metric's own unit.
+why. A margin may also be given for one metric by its name, which counts before that of its kind. Perplexity
+margins are ratios (1.2 is 20 % more), all others are differences in the metric's own unit.
 See ``docs/verdicts.md``.
 """
 

@@ -119,11 +119,11 @@ def find_sets(block: Tensor, saliency: Tensor, search: str) -> tuple[Tensor, Ten
     ranking = saliency.abs().sum(dim=1).argsort(descending=True, stable=True)
     salient = torch.zeros(len(block), dtype=torch.bool, device=block.device)
     salient[ranking[: count_salient(searched[ranking], order)]] = True
-    ranked = searched.masked_fill(salient[:, None], 0) if on_saliency else searched[~salient]
-    thresholds = _quantiles(ranked.abs_())
+    # A copy of the searched weights at a time: without a group size each is as large as the weight.
+    thresholds = _quantiles(searched.masked_fill(salient[:, None], 0) if on_saliency else searched[~salient])
     others = searched[~salient]
     errors = torch.stack([split_errors(part, thresholds) for part in _parts(others)]).sum(dim=0)
-    return salient, others.abs() >= thresholds[errors.argmin()]
+    return salient, others.abs_() >= thresholds[errors.argmin()]
 
 
 def count_salient(ranked: Tensor, order: int) -> int:
@@ -186,10 +186,11 @@ def split_errors(others: Tensor, thresholds: Tensor) -> Tensor:
     return errors
 
 
-def _quantiles(magnitude: Tensor) -> Tensor:
+def _quantiles(values: Tensor) -> Tensor:
+    """Return those of the magnitudes; ``values`` are overwritten."""
     # torch.quantile refuses more than 2^24 numbers, and rounds otherwise.
-    values = np.quantile(magnitude.flatten().cpu().numpy(), QUANTILES, overwrite_input=True)
-    return torch.from_numpy(values).to(magnitude)
+    found = np.quantile(values.abs_().flatten().cpu().numpy(), QUANTILES, overwrite_input=True)
+    return torch.from_numpy(found).to(values)
 
 
 def _parts(matrix: Tensor) -> Iterator[Tensor]:
