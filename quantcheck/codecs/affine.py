@@ -69,6 +69,25 @@ class AffineFormat(Format):
         """Return the weights that the parts stand for, float32 [rows, cols]."""
         return self.to_affine(parts, shape).weights()
 
+    def encode(self, weights: Tensor, parts: Tensors, shape: Shape) -> Tensor:
+        """Return the codes nearest to ``weights`` [rows, cols] under the scales and zero points of ``parts``.
+
+        What lies beyond the range saturates; half-way the even code is taken; a scale of 0 gives the code at
+        its zero point.
+
+        Raises:
+            CodecError: no affine codes say what the parts do, or a weight or scale is NaN.
+        """
+        field = self.parts(shape)["codes"]
+        affine = self.to_affine({**parts, "codes": torch.zeros_like(parts["codes"])}, shape)
+        columns = affine.g_idx.long()
+        scales = affine.scales.float()[:, columns]
+        levels = torch.where(scales == 0, 0, weights.float() / scales)
+        levels = levels + affine.zero_points.float()[:, columns]
+        if bool(levels.isnan().any()):
+            raise CodecError(f"{self.id}: a weight or scale of shape {tuple(weights.shape)} is NaN")
+        return levels.round().clamp(field.low, field.high).to(field.dtype)
+
 
 def convert(stored: Tensors, source: Codec, target: Codec, shape: Shape) -> dict[str, Tensor]:
     """Turn tensors of one affine format into those of another that decode to the same weights.
