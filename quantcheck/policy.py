@@ -26,7 +26,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class PolicyCell:
-    """One entry of the policy file; margins are by metric kind, in the file's units."""
+    """One entry of the policy file; margins are by metric name or kind, in the file's units."""
 
     specs: tuple[str, ...]
     collapsed: bool
@@ -57,9 +57,8 @@ class Policy:
             raise BaselineError(
                 f"{self.path}: no cell covers {spec_id}; add one with its floor, drift and reason"
             )
-        kind = kind_of(metric).name
-        drift = _margin(cell.drift, kind, spec_id, "drift", self.path)
-        floor = None if cell.collapsed else _margin(cell.floor, kind, spec_id, "floor", self.path)
+        drift = _margin(cell.drift, metric, spec_id, "drift", self.path)
+        floor = None if cell.collapsed else _margin(cell.floor, metric, spec_id, "floor", self.path)
         return Bounds(floor, drift, cell.reason)
 
 
@@ -114,7 +113,8 @@ def _cell(entry: Any, where: str) -> PolicyCell:
 def _margins(raw: Any, where: str) -> dict[str, float]:
     if not isinstance(raw, dict):
         raise BaselineError(f"policy {where}: margins by metric kind are missing")
-    for kind, value in raw.items():
+    for name, value in raw.items():
+        kind = name.partition("/")[0]
         if kind not in KINDS:
             raise BaselineError(f"policy {where}: unknown metric kind {kind!r}; known: {', '.join(KINDS)}")
         least = 1.0 if KINDS[kind].log else 0.0
@@ -125,14 +125,16 @@ def _margins(raw: Any, where: str) -> dict[str, float]:
             or value <= least
         ):
             raise BaselineError(
-                f"policy {where}: {kind} must be a finite number above {least:g}, got {value!r}"
+                f"policy {where}: {name} must be a finite number above {least:g}, got {value!r}"
             )
-    return {kind: float(value) for kind, value in raw.items()}
+    return {name: float(value) for name, value in raw.items()}
 
 
-def _margin(margins: Mapping[str, float], kind: str, spec_id: str, which: str, path: Path) -> float:
-    if kind not in margins:
+def _margin(margins: Mapping[str, float], metric: str, spec_id: str, which: str, path: Path) -> float:
+    kind = kind_of(metric).name
+    margin = margins.get(metric, margins.get(kind))
+    if margin is None:
         raise BaselineError(
             f"{path}: the cell of {spec_id} has no {which} for {kind}; add one with its reason"
         )
-    return math.log(margins[kind]) if KINDS[kind].log else margins[kind]
+    return math.log(margin) if KINDS[kind].log else margin

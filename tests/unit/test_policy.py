@@ -62,6 +62,15 @@ def test_margins_of_perplexity_are_ratios_and_all_others_differences(policy_file
     assert accuracy.reason == "usable in the study"
 
 
+def test_a_margin_of_a_named_metric_counts_before_that_of_its_kind(policy_file: Path) -> None:
+    named = GOOD.replace("acc = 0.25", 'acc = 0.25, "acc/arc" = 0.4, "ppl/web" = 3.0')
+    policy = read(policy_file, named)
+    floors = {metric: policy.bounds("gptq-w3", metric).floor for metric in ("acc/arc", "acc/piqa", "ppl/web")}
+    assert floors == {"acc/arc": 0.4, "acc/piqa": 0.25, "ppl/web": math.log(3.0)}
+    with pytest.raises(BaselineError, match="unknown metric kind 'mean'"):
+        read(policy_file, named.replace("acc/arc", "mean/arc"))
+
+
 def test_a_collapsed_cell_has_a_drift_and_no_floor(policy_file: Path) -> None:
     bounds = read(policy_file, GOOD).bounds("rtn-w2-g128", "ppl/web")
     assert bounds.collapsed
