@@ -50,7 +50,8 @@ def read_known(folders: Iterable[Path]) -> dict[str, KnownFailure]:
     """Read the files of all folders, by id; a folder without one has no known failures.
 
     Raises:
-        BaselineError: a file is no such file, an entry lacks its reason or issue, or an id stands there twice.
+        BaselineError: a file is no such file, an entry lacks its reason or issue, or an id stands there
+            twice.
     """
     found: dict[str, KnownFailure] = {}
     for path in dict.fromkeys(folder / FILE for folder in folders):

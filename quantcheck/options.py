@@ -161,6 +161,12 @@ class Settings:
     update: bool
     update_in_ci: bool
 
+    @property
+    def baseline_folders(self) -> tuple[Path, ...]:
+        """Where accepted figures are looked up, in this order; only the first is ever written to."""
+        packaged = _packaged("baselines")
+        return (self.baselines, *([packaged] if packaged.resolve() != self.baselines.resolve() else []))
+
 
 def add_options(parser: pytest.Parser) -> None:
     """Register every option with pytest, on the command line and in the ini file."""
@@ -236,6 +242,12 @@ def read_settings(config: pytest.Config) -> Settings:
         update=bool(config.getoption("update_snapshots", default=False)),
         update_in_ci=bool(values["update-in-ci"]),
     )
+
+
+def _packaged(name: str) -> Path:
+    """A folder that the package ships: inside it when installed, beside it in a source checkout."""
+    inside = Path(__file__).parent / name
+    return inside if inside.is_dir() else inside.parent.parent / name
 
 
 def _given(config: pytest.Config, option: Option) -> Any:

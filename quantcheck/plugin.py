@@ -29,6 +29,7 @@ __all__ = ["gate", "quantized_model", "reference_model"]
 STATE = pytest.StashKey["State"]()
 EXTENSIONS = pytest.StashKey["Extensions"]()
 RUN_FOLDER = pytest.StashKey[str]()
+SUITES = ("quantcheck", "codec", "kernel")
 MARKERS = (
     "quantcheck: every gate of the matrix",
     "ultra_low_bit: gates of 4 weight bits and fewer",
@@ -95,12 +96,18 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             get_state(session.config).check()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give each gate of the matrix a test of its own."""
+    """Give each gate of the matrix a test of its own, and the contracts' suites what is plugged in."""
+    if any(metafunc.definition.get_closest_marker(mark) for mark in ("codec", "kernel")):
+        with _usage_errors(pytest.Collector.CollectError):
+            extend(metafunc.config)
     if "quantcheck_cell" not in metafunc.fixturenames:
         return
     with _usage_errors(pytest.Collector.CollectError):
         cells = get_state(metafunc.config).session.cells
+    # Globs may choose codecs and kernels alone; pytest refuses to parametrize with nothing.
+    nothing = [pytest.param(None, id="nothing-asked-for", marks=pytest.mark.quantcheck)]
     metafunc.parametrize(
         "quantcheck_cell",
         [
@@ -113,12 +120,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 ],
             )
             for cell in cells
-        ],
+        ]
+        or nothing,
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse arguments of the ``bits`` mark that no gate can have."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Refuse arguments of the ``bits`` mark that no gate can have; expect the known failures of contracts."""
+    if any(item.get_closest_marker(mark) for item in items for mark in SUITES):
+        from quantcheck.subjects import deselect_nothing, expect_known_failures
+
+        deselect_nothing(config, items)
+        with _usage_errors():
+            expect_known_failures(config, items)
     for item in items:
         for mark in item.iter_markers("bits"):
             width = mark.kwargs.get("w")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import quantcheck
 from quantcheck.baseline import BaselineFile, Figure, read_baseline
 from quantcheck.errors import DataError, QuantizationError
-from quantcheck.extensions import codec_ids, kernel_ids
+from quantcheck.extensions import codec_ids, kernel_ids, selected
 from quantcheck.gate import AcceptedFigure, Evidence, Judgement, Verdict, judge
 from quantcheck.measurement import Measurement, PairedDifference
 from quantcheck.methods import METHODS
@@ -73,6 +73,12 @@ class GateSession:
         )
 
     @cached_property
+    def contracts(self) -> dict[str, list[str]]:
+        """The codecs and kernels that the globs choose, by the mark of their suites."""
+        globs = self.settings.specs
+        return {"codec": selected(codec_ids(), globs), "kernel": selected(kernel_ids(), globs)}
+
+    @cached_property
     def cells(self) -> tuple[Cell, ...]:
         """Every gate of the matrix, and every accepted figure that it should have covered and does not."""
         planned = cells(
@@ -91,17 +97,8 @@ class GateSession:
     @cached_property
     def policy(self) -> Policy:
         """The margins: the user's own policy file, else the packaged one."""
-        paths = [root / "policy.toml" for root in self.roots]
+        paths = [folder / "policy.toml" for folder in self.settings.baseline_folders]
         return read_policy(next((path for path in paths if path.is_file()), paths[-1]))
-
-    @property
-    def roots(self) -> tuple[Path, ...]:
-        """Where accepted figures are looked up, in this order; only the first is ever written to."""
-        packaged = packaged_folder("baselines")
-        return (
-            self.settings.baselines,
-            *([packaged] if packaged.resolve() != self.settings.baselines.resolve() else []),
-        )
 
     @cached_property
     def device(self) -> str:
@@ -179,7 +176,7 @@ class GateSession:
         """The accepted figures of a spec, read once a run (an update reads anew)."""
         key = (model, device, spec)
         if key not in self._files:
-            self._files[key] = read_baseline(self.roots, model, device, spec)
+            self._files[key] = read_baseline(self.settings.baseline_folders, model, device, spec)
         return self._files[key]
 
     def decide(self, runner: Runner, cell: Cell, snapshot: SnapshotAssertion) -> GateRecord:
@@ -259,8 +256,11 @@ class GateSession:
             f"quantcheck {quantcheck.__version__}: {models} | tier {settings.tier} | device "
             f"{settings.device} | dtype {settings.dtype} | seed {settings.seed}",
             f"quantcheck matrix: {len(found.specs)} specs of "
-            f"{', '.join(dict.fromkeys(spec.method for spec in found.specs))}, {len(self.cells)} gates, "
-            f"{found.unsupported} unsupported combinations left out{self._untaught_line()}",
+            f"{', '.join(dict.fromkeys(spec.method for spec in found.specs)) or 'no method'}, "
+            f"{len(self.cells)} gates, {found.unsupported} unsupported combinations left out"
+            f"{self._untaught_line()}",
+            f"quantcheck contracts: {len(self.contracts['codec'])} codecs, "
+            f"{len(self.contracts['kernel'])} kernels, each at one width",
             f"quantcheck baselines: {settings.baselines} | policy {self.policy.path} | cache "
             f"{settings.cache or 'default'}",
         ]
@@ -329,12 +329,6 @@ class GateSession:
         accept(snapshot, self.settings.baselines, address, new, made)
         before = shown(cell.metric, old.value) if old else "none"
         return f"{before} -> {shown(cell.metric, measured.value)}"
-
-
-def packaged_folder(name: str) -> Path:
-    """A folder that the package ships: inside it when installed, beside it in a source checkout."""
-    inside = Path(quantcheck.__file__).parent / name
-    return inside if inside.is_dir() else inside.parent.parent / name
 
 
 def _finite(number: float) -> float | None:

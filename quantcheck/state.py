@@ -113,10 +113,13 @@ class State:
         self.cache  # noqa: B018  # opening it probes the folder
 
     def list_gates(self) -> int:
-        """Print every gate with its marks; the exit code."""
+        """Print every gate with its marks, and every codec and kernel that has a contract; the exit code."""
         writer = self.config.get_terminal_writer()
         for cell in self.session.cells:
             writer.line(f"{cell.id}  {' '.join((*cell.marks, f'bits(w={cell.spec.whole_bits})'))}")
+        for kind, ids in self.session.contracts.items():
+            for each in ids:
+                writer.line(f"{each}  {kind}")
         for line in self.session.header_lines():
             writer.line(line)
         return 0

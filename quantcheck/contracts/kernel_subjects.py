@@ -47,9 +47,14 @@ class Subject:
     @property
     def id(self) -> str:
         """``name-w4`` or ``name-w8a8``; on a device that is not the first one here, ``-cuda`` follows."""
-        activations = "" if self.act_bits is None else f"a{self.act_bits}"
         device = "" if self.device == _devices(self.can)[0] else f"-{self.device}"
-        return f"{self.name}-w{self.bits}{activations}{device}"
+        return f"{self.spec}{device}"
+
+    @property
+    def spec(self) -> str:
+        """``name-w4`` or ``name-w8a8``, wherever it runs."""
+        activations = "" if self.act_bits is None else f"a{self.act_bits}"
+        return f"{self.name}-w{self.bits}{activations}"
 
     @property
     def accumulates(self) -> torch.dtype:

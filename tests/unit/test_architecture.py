@@ -67,6 +67,8 @@ ROOMS = {
         "pytest hypothesis safetensors torch transformers",
     ),
     "snapshot": ("baseline measurement", "syrupy filelock"),
+    "known": ("errors", ""),
+    "subjects": ("codecs contracts errors extensions kernels known options", "pytest"),
     "options": ("errors plan report spec", "pytest"),
     "extensions": ("codecs errors kernels methods registry", ""),
     "session": (
@@ -82,7 +84,10 @@ ROOMS = {
     "fixtures": ("errors plugin registry", "pytest"),
     "hookspec": ("", "pytest"),
     "distribution": ("", "pytest xdist"),
-    "plugin": ("__init__ distribution errors extensions fixtures hookspec options state", "pytest"),
+    "plugin": (
+        "__init__ distribution errors extensions fixtures hookspec options state subjects",
+        "pytest",
+    ),
 }
 # Programs: run by people, imported by nobody outside their folder, so the rooms' rule does not bind them.
 PROGRAMS = (
@@ -217,12 +222,12 @@ def test_no_module_needs_itself_to_be_imported() -> None:
     assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)
 
 
-def test_suites_import_the_plans_types_and_nothing_else_of_quantcheck() -> None:
+def test_suites_import_the_plans_types_and_contracts_and_nothing_else_of_quantcheck() -> None:
     suites = modules(REPOSITORY / "suites")
     assert any(name.startswith("suites.test_") for name in suites)
     for module, path in suites.items():
         targets = {found.target for found in imports(path) if found.target.partition(".")[0] == "quantcheck"}
-        assert targets <= {"quantcheck.plan"}, module
+        assert targets <= {"quantcheck.contracts", "quantcheck.plan", "quantcheck.subjects"}, module
 
 
 def run_python(code: str, folder: Path, *arguments: str) -> str:
