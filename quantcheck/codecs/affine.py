@@ -105,6 +105,13 @@ def convert(stored: Tensors, source: Codec, target: Codec, shape: Shape) -> dict
     return target.pack(target.from_affine(affine, shape), shape)
 
 
+def ragged(shape: Shape) -> str | None:
+    """Say that the last group of a row is shorter, for the `refusal` of a format that has no such group."""
+    if shape.group_size and shape.cols % shape.group_size:
+        return f"groups must fill the columns, got {shape.cols} columns at group_size {shape.group_size}"
+    return None
+
+
 def in_order(affine: Affine, shape: Shape, target: str) -> None:
     """Refuse groups out of order, for a format without ``g_idx``; raises `CodecError`."""
     if not torch.equal(affine.g_idx.cpu(), consecutive(shape)):
@@ -128,3 +135,11 @@ def whole(zero_points: Tensor, bits: int, target: str) -> Tensor:
     if not bool(((zero_points == zero_points.round()) & (zero_points >= 0) & (zero_points <= top)).all()):
         raise CodecError(f"{target} has whole zero points in 0..{top} alone")
     return zero_points.to(torch.uint8)
+
+
+def same(weights: Tensor, others: Tensor, target: str) -> None:
+    """Refuse weights of other bits, for a format that computes them otherwise; raises `CodecError`."""
+    differ = weights.view(torch.int32) != others.view(torch.int32)
+    count = int((differ & ~(weights.isnan() & others.isnan())).sum())
+    if count:
+        raise CodecError(f"{target} cannot express {count} of {weights.numel()} weights bit for bit")

@@ -8,23 +8,79 @@ codes a to h::
     bit   7 6 5 4 3 2 1 0 7 6 5 4 3 2 1 0 7 6 5 4 3 2 1 0
     code  c c b b b a a a f e e e d d d c h h h g g g f f
 
-Rows start on a byte; what is left of a row's last byte is zero. Read as little-endian 32-bit words, a row
-whose codes fill whole words is the continuous layout of GPTQ's packers (theirs runs along the in-features,
-too).
+Rows start on a byte; what is left of a row's last byte is zero: ``ceil(cols * bits / 8)`` bytes a row. Many
+checkpoint formats hold rows of this stream as little-endian 32-bit words (`pack_words`).
 
-Eight codes fill exactly ``bits`` bytes, so both directions work on 64-bit words of eight codes each.
+Both directions work on words of eight codes, a byte each, and move all codes of a row at once: neighbours
+are folded together, then pairs of them, then fours, until whole bytes are full::
+
+    .....ddd.....ccc.....bbb.....aaa
+    ..........dddccc..........bbbaaa
+    ....................dddcccbbbaaa
+
+A machine must be little-endian for that, as PyTorch's own platforms are.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from quantcheck.codecs import CodecError
+from quantcheck.codecs.base import Field, Format, Place, Shape, Tensors
 
 MAX_BITS = 8
 CODES_PER_WORD = 8
+BYTES_PER_INT32 = 4
+STRIP = 1 << 20
+"""Codes that are worked on at a time: they stay in the cache."""
+
+
+@dataclass(frozen=True)
+class Bitstream(Format):
+    """Codes alone, as the project's own planes and masks store them.
+
+    Parts: ``codes`` uint8 [rows, cols]. Stored: ``packed`` uint8 [rows, ceil(cols * bits / 8)].
+
+    Attributes:
+        bits: width of a code, 1 to 8.
+    """
+
+    name: ClassVar[str] = "bitstream"
+
+    bits: int
+
+    def parts(self, shape: Shape) -> dict[str, Field]:
+        """Declare what `pack` takes."""
+        return {"codes": Field(torch.uint8, (shape.rows, shape.cols), high=(1 << self.bits) - 1)}
+
+    def stored(self, shape: Shape) -> dict[str, Field]:
+        """Declare the one tensor."""
+        return {"packed": Field(torch.uint8, (shape.rows, packed_width(shape.cols, self.bits)))}
+
+    def weights(self, parts: Tensors, shape: Shape) -> Tensor:
+        """Return the codes as numbers."""
+        return parts["codes"].float()
+
+    def place(self, part: str, shape: Shape, index: tuple[int, ...]) -> tuple[Place, ...]:
+        """Follow the bits of one code along its row of bytes."""
+        row, column = index
+        first = row * packed_width(shape.cols, self.bits)
+        return tuple(
+            Place("packed", first + bit // 8, bit % 8, 1)
+            for bit in range(column * self.bits, (column + 1) * self.bits)
+        )
+
+    def _pack(self, parts: Tensors, shape: Shape) -> dict[str, Tensor]:
+        return {"packed": pack(parts["codes"], self.bits)}
+
+    def _unpack(self, stored: Tensors, shape: Shape) -> dict[str, Tensor]:
+        return {"codes": unpack(stored["packed"], self.bits, shape.cols)}
 
 
 def packed_width(cols: int, bits: int) -> int:
@@ -46,12 +102,21 @@ def pack(codes: Tensor, bits: int) -> Tensor:
             f"got {int(codes.max())} in a matrix of shape {tuple(codes.shape)}"
         )
     rows, cols = codes.shape
-    lanes = _split(codes, CODES_PER_WORD)
-    words = torch.zeros(lanes.shape[:2], dtype=torch.int64, device=codes.device)
-    for lane in range(CODES_PER_WORD):
-        words |= lanes[:, :, lane].to(torch.int64) << lane * bits
-    stream = torch.stack([(words >> 8 * byte & 0xFF).to(torch.uint8) for byte in range(bits)], dim=2)
-    return stream.reshape(rows, lanes.shape[1] * bits)[:, : packed_width(cols, bits)].contiguous()
+    packed = codes.new_empty(rows, packed_width(cols, bits))
+    if not codes.numel():
+        return packed
+    spread, full = _unit(bits)
+    for strip, target in _strips(codes, packed, cols):
+        folded = _padded(strip, cols)
+        words = folded.view(torch.int64)
+        for fields, distance in _folds(bits):
+            upper = words & fields
+            words ^= upper
+            words |= upper.bitwise_right_shift_(distance)
+        for byte in range(full):
+            lane = target[:, byte::full]
+            lane.copy_(folded[:, byte::spread][:, : lane.shape[1]])
+    return packed
 
 
 def unpack(packed: Tensor, bits: int, cols: int) -> Tensor:
@@ -68,22 +133,66 @@ def unpack(packed: Tensor, bits: int, cols: int) -> Tensor:
             f"{cols} codes of {bits} bits take {packed_width(cols, bits)} bytes a row, "
             f"got packed codes of shape {tuple(packed.shape)}"
         )
-    stream = _split(packed, bits)
-    words = torch.zeros(stream.shape[:2], dtype=torch.int64, device=packed.device)
-    for byte in range(bits):
-        words |= stream[:, :, byte].to(torch.int64) << 8 * byte
-    mask = (1 << bits) - 1
-    # Lane by lane to uint8: all lanes as int64 would take eight times the decoded codes.
-    lanes = torch.stack(
-        [(words >> lane * bits & mask).to(torch.uint8) for lane in range(CODES_PER_WORD)], dim=2
-    )
-    return lanes.reshape(rows, lanes.shape[1] * CODES_PER_WORD)[:, :cols].contiguous()
+    codes = packed.new_empty(rows, cols)
+    if not codes.numel():
+        return codes
+    spread, full = _unit(bits)
+    for target, strip in _strips(codes, packed, cols):
+        folded = _padded(strip[:, :0], cols)
+        for byte in range(full):
+            lane = strip[:, byte::full]
+            folded[:, byte::spread][:, : lane.shape[1]].copy_(lane)
+        words = folded.view(torch.int64)
+        for fields, distance in reversed(_folds(bits)):
+            upper = words & fields >> distance
+            words ^= upper
+            words |= upper.bitwise_left_shift_(distance)
+        target.copy_(folded[:, :cols])
+    return codes
 
 
-def _split(matrix: Tensor, size: int) -> Tensor:
-    rows, cols = matrix.shape
-    chunks = -(-cols // size)
-    return F.pad(matrix, (0, chunks * size - cols)).reshape(rows, chunks, size)
+def pack_words(codes: Tensor, bits: int) -> Tensor:
+    """Pack like `pack`, into little-endian words, int32 [rows, ceil(cols * bits / 32)]."""
+    stream = pack(codes, bits)
+    rows, width = stream.shape
+    words = -(-width // BYTES_PER_INT32)
+    if not stream.numel():
+        return stream.new_empty(rows, words, dtype=torch.int32)
+    return F.pad(stream, (0, BYTES_PER_INT32 * words - width)).view(torch.int32)
+
+
+def unpack_words(words: Tensor, bits: int, cols: int) -> Tensor:
+    """Read codes [rows, cols] back from what `pack_words` wrote."""
+    return unpack(words.contiguous().view(torch.uint8)[:, : packed_width(cols, bits)], bits, cols)
+
+
+def _unit(bits: int) -> tuple[int, int]:
+    """Return the fewest codes that fill whole bytes, and how many bytes they fill."""
+    codes = 8 // gcd(8, bits)
+    return codes, codes * bits // 8
+
+
+def _folds(bits: int) -> list[tuple[int, int]]:
+    """Return each fold: the upper one of each two neighbouring fields, as a mask, and how far it moves."""
+    codes, _ = _unit(bits)
+    folds = []
+    for joined in (size for size in (1, 2, 4) if size < codes):
+        field = (1 << bits * joined) - 1
+        mask = sum(field << 8 * upper for upper in range(joined, CODES_PER_WORD, 2 * joined))
+        folds.append((mask, (8 - bits) * joined))
+    return folds
+
+
+def _strips(codes: Tensor, packed: Tensor, cols: int) -> zip[tuple[Tensor, Tensor]]:
+    rows = max(1, STRIP // max(cols, 1))
+    return zip(torch.split(codes, rows), torch.split(packed, rows), strict=True)
+
+
+def _padded(matrix: Tensor, cols: int) -> Tensor:
+    """Return a copy with zeros up to ``cols`` columns and from there to a whole word."""
+    copy = matrix.new_zeros(matrix.shape[0], cols + -cols % CODES_PER_WORD)
+    copy[:, : matrix.shape[1]] = matrix
+    return copy
 
 
 def _check(matrix: Tensor, what: str, bits: int) -> None:

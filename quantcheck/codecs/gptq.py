@@ -20,6 +20,7 @@ Sizes for K in-features, N out-features, G groups and b bits, in bits: ``qweight
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import gcd
 
@@ -84,19 +85,21 @@ class Gptq(AffineFormat):
 
     def place(self, part: str, shape: Shape, index: tuple[int, ...]) -> tuple[Place, ...]:
         """Follow the bits of one code down its column of words, or of one zero point along its row."""
-        row, other = index if len(index) == 2 else (0, 0)
         match part:
             case "codes":
+                row, column = index
                 return tuple(
-                    Place("qweight", bit // WORD * shape.rows + row, bit % WORD, 1)
-                    for bit in range(other * self.bits, (other + 1) * self.bits)
+                    Place("qweight", word * shape.rows + row, shift, width)
+                    for word, shift, width in self._runs(column)
                 )
             case "zero_points":
-                words = shape.rows * self.bits // WORD
+                row, group = index
+                first = group * (shape.rows * self.bits // WORD)
                 return tuple(
-                    Place("qzeros", other * words + bit // WORD, bit % WORD, 1)
-                    for bit in range(row * self.bits, (row + 1) * self.bits)
+                    Place("qzeros", first + word, shift, width) for word, shift, width in self._runs(row)
                 )
+            case "g_idx":
+                return (Place("g_idx", index[0], 0, WORD),)
         return ()
 
     def raw(self, part: str, value: int) -> int:
@@ -110,22 +113,33 @@ class Gptq(AffineFormat):
         if self.version == 1:
             zero_points = (zero_points - 1) & (1 << self.bits) - 1
         return {
-            "qweight": words(parts["codes"], self.bits).T.contiguous(),
-            "qzeros": words(zero_points.T, self.bits),
+            "qweight": self._words(parts["codes"]).T.contiguous(),
+            "qzeros": self._words(zero_points.T),
             "scales": parts["scales"].T.contiguous(),
             "g_idx": parts["g_idx"].clone(),
         }
 
     def _unpack(self, stored: Tensors, shape: Shape) -> dict[str, Tensor]:
-        zero_points = unwords(stored["qzeros"], self.bits).T
+        zero_points = self._codes(stored["qzeros"], shape.rows).T
         if self.version == 1:
             zero_points = (zero_points + 1) & (1 << self.bits) - 1
         return {
-            "codes": unwords(stored["qweight"].T, self.bits),
+            "codes": self._codes(stored["qweight"].T, shape.cols),
             "zero_points": zero_points.contiguous(),
             "scales": stored["scales"].T.contiguous(),
             "g_idx": stored["g_idx"].clone(),
         }
+
+    def _runs(self, position: int) -> Iterator[tuple[int, int, int]]:
+        """Say where a code lies in its run of words: word, shift and width of its bits, from low to high."""
+        for bit in range(position * self.bits, (position + 1) * self.bits):
+            yield bit // WORD, bit % WORD, 1
+
+    def _words(self, codes: Tensor) -> Tensor:
+        return bitstream.pack_words(codes, self.bits)
+
+    def _codes(self, words: Tensor, count: int) -> Tensor:
+        return bitstream.unpack_words(words, self.bits, count)
 
     def to_affine(self, parts: Tensors, shape: Shape) -> Affine:
         """Take the parts as they are."""
@@ -151,14 +165,3 @@ def v1(bits: int) -> Gptq:
 def v2(bits: int) -> Gptq:
     """Make version 2."""
     return Gptq(2, bits)
-
-
-def words(codes: Tensor, bits: int) -> Tensor:
-    """Pack rows of codes that fill whole words, uint8 [rows, cols] to int32 [rows, cols * bits / 32]."""
-    return bitstream.pack(codes, bits).view(torch.int32)
-
-
-def unwords(packed: Tensor, bits: int) -> Tensor:
-    """Read the codes of rows of whole words."""
-    stream = packed.contiguous().view(torch.uint8)
-    return bitstream.unpack(stream, bits, stream.shape[1] * 8 // bits)
