@@ -9,8 +9,7 @@ into the next bits of the same bytes until they are full. Two bits, runs of 32::
     bits of byte l    7 6        5 4        3 2        1 0
     value             96 + l     64 + l     32 + l     l           for l in 0..31; 128 to 255 take 32 more
 
-Eight (or four) bytes are worked on as one word: shifts never carry a bit into a neighbour that a mask does
-not clear.
+Eight (or four) bytes are worked on as one word.
 """
 
 from __future__ import annotations
@@ -83,12 +82,10 @@ class Plane(Section):
 
     def write(self, values: Tensor, blocks: Tensor) -> None:
         """Gather the bits of each lane of values, one run after the other."""
-        lanes = self._lanes(_words(values[:, :, self.first : self.last], self.run))
+        lanes = self._lanes(_view(values[:, :, self.first : self.last], _word(self.run)))
         packed = torch.zeros_like(lanes[:, :, :, 0])
         for lane in range(lanes.shape[3]):
-            bits = lanes[:, :, :, lane] >> self.low
-            bits &= self._mask(lanes.dtype)
-            packed |= bits.bitwise_left_shift_(self.shift + lane * self.width)
+            packed |= _moved(lanes[:, :, :, lane], self.width, self.low, self.shift + lane * self.width)
         section = packed.flatten(2).view(torch.uint8)
         blocks[:, :, self.start : self.start + section.shape[2]] |= section
 
@@ -97,11 +94,9 @@ class Plane(Section):
         lanes = self._lanes(values[:, :, self.first : self.last].view(_word(self.run)))
         rows, count, chunks, per_byte, words = lanes.shape
         stop = self.start + chunks * self.run
-        packed = _words(blocks[:, :, self.start : stop], self.run).view(rows, count, chunks, words)
+        packed = _view(blocks[:, :, self.start : stop], lanes.dtype).view(rows, count, chunks, words)
         for lane in range(per_byte):
-            bits = packed >> self.shift + lane * self.width
-            bits &= self._mask(packed.dtype)
-            lanes[:, :, :, lane] |= bits.bitwise_left_shift_(self.low)
+            lanes[:, :, :, lane] |= _moved(packed, self.width, self.shift + lane * self.width, self.low)
 
     def _lanes(self, words: Tensor) -> Tensor:
         """View [rows, blocks, words] as [rows, blocks, chunks, lanes, words of a run]."""
@@ -110,17 +105,29 @@ class Plane(Section):
         lanes = min(8 // self.width, size // per_run)
         return words.view(rows, count, size // (lanes * per_run), lanes, per_run)
 
-    def _mask(self, dtype: torch.dtype) -> int:
-        return int.from_bytes(bytes([(1 << self.width) - 1] * dtype.itemsize), "little")
-
 
 def _word(run: int) -> torch.dtype:
     return torch.int32 if run % 8 else torch.int64
 
 
-def _words(values: Tensor, run: int) -> Tensor:
-    # A view as words needs them to start at one.
-    return values.clone(memory_format=torch.contiguous_format).view(_word(run))
+def _view(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """View the last axis as another dtype, or a copy where its memory does not fall into whole words.
+
+    Strides count where there is one value or none, too, which ``contiguous`` leaves as they are.
+    """
+    size = max(1, dtype.itemsize // values.dtype.itemsize)
+    *strides, last = values.stride()
+    if last != 1 or any(step % size for step in (values.storage_offset(), *strides)):
+        values = values.clone(memory_format=torch.contiguous_format)
+    return values.view(dtype)
+
+
+def _moved(words: Tensor, width: int, source: int, target: int) -> Tensor:
+    """Return ``width`` bits of each byte, moved from bit ``source`` to ``target``, and zeros beside them."""
+    moved = words << target - source if target > source else words >> source - target
+    # After the shift, so that it clears what came from the neighbours, or from the sign.
+    mask = bytes([(1 << width) - 1 << target] * words.dtype.itemsize)
+    return moved.bitwise_and_(int.from_bytes(mask, "little", signed=True))
 
 
 @dataclass(frozen=True)
@@ -203,7 +210,7 @@ class BlockFormat(Format):
         blocks = parts["codes"].new_zeros(shape.rows, count, self.block_bytes)
         for rows in _strips(shape):
             for each in self.block:
-                values = parts[each.name][rows].contiguous().view(torch.uint8)
+                values = _view(parts[each.name][rows], torch.uint8)
                 for section in each.sections:
                     section.write(values.view(len(values), count, each.size), blocks[rows])
         return {"blocks": blocks.flatten(1)}

@@ -35,45 +35,68 @@ POWER = 3**DIGITS
 
 
 @dataclass(frozen=True)
-class Trits(Section):
-    """Codes ``first + run k + l`` as digits k of byte ``start + l``.
+class Run:
+    """Bytes side by side whose codes are, too: digit k of byte ``start + l`` is code ``first + size k + l``.
 
     Attributes:
         start: the first byte in the block.
-        run: how many bytes.
+        size: how many bytes.
         first: the first code.
         digits: how many codes a byte.
     """
 
     start: int
-    run: int
+    size: int
     first: int
     digits: int = DIGITS
 
+    def of(self, tensor: Tensor) -> Tensor:
+        """Return these bytes of all."""
+        return tensor[:, :, self.start : self.start + self.size]
+
+    def codes(self, values: Tensor, digit: int) -> Tensor:
+        """Return the codes that are the n-th digits."""
+        first = self.first + digit * self.size
+        return values[:, :, first : first + self.size]
+
+
+@dataclass(frozen=True)
+class Trits(Section):
+    """Codes as the digits of bytes.
+
+    Attributes:
+        runs: of bytes, from the block's first one on.
+    """
+
+    runs: tuple[Run, ...]
+
     def write(self, values: Tensor, blocks: Tensor) -> None:
         """Evaluate the digits by Horner's rule and round the fraction up."""
-        lanes = self._lanes(values)
-        number = lanes[:, :, 0].to(torch.int16)
-        for digit in range(1, DIGITS):
+        number = torch.zeros_like(blocks[:, :, : self._bytes], dtype=torch.int16)
+        for digit in range(DIGITS):
             number *= 3
-            if digit < self.digits:
-                number += lanes[:, :, digit]
-        # 256 n / 243 = n + 13 n / 243, which stays within 16 bits.
+            for run in self._with(digit):
+                run.of(number).add_(run.codes(values, digit))
+        # 256 n / 243 is n + 13 n / 243, which stays within 16 bits.
         number += (number * (256 - POWER) + POWER - 1) // POWER
-        blocks[:, :, self.start : self.start + self.run] = number
+        blocks[:, :, : self._bytes] = number
 
     def read(self, blocks: Tensor, values: Tensor) -> None:
         """Take the digits off, the highest first."""
-        lanes = self._lanes(values)
-        fraction = blocks[:, :, self.start : self.start + self.run].clone()
-        for digit in range(self.digits):
-            # floor(3 byte / 256), by comparison: 3 * 86 and 3 * 171 are the first past 256 and 512.
-            lanes[:, :, digit] = (fraction >= 86).to(torch.uint8) + (fraction >= 171)
+        fraction = blocks[:, :, : self._bytes].clone()
+        for digit in range(DIGITS):
+            # floor(3 byte / 256): 3 * 86 and 3 * 171 are the first past 256 and 512.
+            code = (fraction >= 86).to(torch.uint8) + (fraction >= 171)
             fraction *= 3
+            for run in self._with(digit):
+                run.codes(values, digit).copy_(run.of(code))
 
-    def _lanes(self, values: Tensor) -> Tensor:
-        stop = self.first + self.run * self.digits
-        return values[:, :, self.first : stop].view(*values.shape[:2], self.digits, self.run)
+    @property
+    def _bytes(self) -> int:
+        return sum(run.size for run in self.runs)
+
+    def _with(self, digit: int) -> list[Run]:
+        return [run for run in self.runs if digit < run.digits]
 
 
 class TQ1_0(AffineBlocks):
@@ -86,7 +109,7 @@ class TQ1_0(AffineBlocks):
     zero_point = 1
     block_bytes = 54
     block = (
-        Values("codes", 256, (Trits(0, 32, 0), Trits(32, 16, 160), Trits(48, 4, 240, digits=4)), high=2),
+        Values("codes", 256, (Trits((Run(0, 32, 0), Run(32, 16, 160), Run(48, 4, 240, digits=4))),), high=2),
         half("d", 52),
     )
 
