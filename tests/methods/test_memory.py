@@ -15,7 +15,7 @@ from quantcheck.methods import METHODS
 from quantcheck.methods.layerwise import HessianMethod, LinearMethod
 from quantcheck.spec import QuantSpec
 
-SQUARE, WIDE, TALL = (384, 384), (192, 768), (768, 192)
+SQUARE, WIDE, TALL, LARGE = (384, 384), (192, 768), (768, 192), (1024, 1024)
 CASES = [
     *(
         (spec, shape)
@@ -33,6 +33,10 @@ CASES = [
     ("gptq-w4-g64-mse", TALL),
     ("slimllm-w2-g64", TALL),
     ("slimllm-w3-g64-lambda_salience=2", SQUARE),
+    ("pbllm-w1.7-g64", SQUARE),
+    ("quip-w2", SQUARE),
+    ("billm-w1.1", LARGE),  # what it searches at a time is of one size, which a small layer is not above
+    ("billm-w1.1-g128", LARGE),
 ]
 
 
