@@ -1,7 +1,6 @@
 """Bitsandbytes' NF4 and FP4 weights, as its 0.50.2 saves them, with and without double quantization.
 
-The weight is flattened row by row; a byte holds two codes, the first one high, and where the weights are odd
-in number the last byte's low half is zero::
+The weight is flattened row by row; a byte holds two codes, the first one high::
 
     byte j   bit  7 .. 4       3 .. 0
                   weight 2j    weight 2j+1
@@ -9,7 +8,12 @@ in number the last byte's low half is zero::
 Each block of 64 weights, across rows where 64 does not divide the columns, has a scale ``absmax``; the last
 block may be shorter. ``w = level(code) absmax``, with the levels of `normal_float`. With double quantization
 (``nested``), ``absmax`` is 8-bit floats, relative to ``nested_absmax`` of each 256 and with
-``nested_offset`` added. Sizes for n weights in B = ceil(n / 64) blocks, in bits: ``weight`` 8 ceil(n / 2),
+``nested_offset`` added.
+
+Where the weights are odd in number nothing reads the last byte's low half. It is zero here; bitsandbytes
+writes its code of zero there, which is 7 in NF4.
+
+Sizes for n weights in B = ceil(n / 64) blocks, in bits: ``weight`` 8 ceil(n / 2),
 ``weight.absmax`` 32 B; nested, the scales take 8 B + 32 ceil(B / 256) + 32.
 
 Left out of what ``Linear4bit`` saves: ``weight.quant_map`` and ``weight.nested_quant_map``, which are the
@@ -27,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quantcheck.codecs.base import Field, Format, Place, Shape, Tensors
-from quantcheck.codecs.lanes import join, part
+from quantcheck.codecs.lanes import fresh, join, part
 from quantcheck.codecs.normal_float import (
     BLOCK_SIZE,
     NESTED_BLOCK_SIZE,
@@ -109,14 +113,14 @@ class BitsAndBytes(Format):
         flat = parts["codes"].flatten()
         flat = F.pad(flat, (0, flat.numel() % 2))
         packed = join((flat[0::2], flat[1::2]), (4, 0))[:, None]
-        return {CODES: packed, **{f"weight.{name}": parts[name].clone() for name in self._scales(shape)}}
+        return {CODES: packed, **{f"weight.{name}": fresh(parts[name], -1) for name in self._scales(shape)}}
 
     def _unpack(self, stored: Tensors, shape: Shape) -> dict[str, Tensor]:
         packed = stored[CODES].flatten()
         flat = packed.new_empty(2 * packed.numel())
         part(packed, (4, 0), 4, (flat[0::2], flat[1::2]))
         codes = flat[: shape.rows * shape.cols].view(shape.rows, shape.cols)
-        return {"codes": codes, **{name: stored[f"weight.{name}"].clone() for name in self._scales(shape)}}
+        return {"codes": codes, **{name: fresh(stored[f"weight.{name}"], -1) for name in self._scales(shape)}}
 
 
 def nf4(bits: int) -> BitsAndBytes:

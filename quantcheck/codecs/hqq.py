@@ -29,7 +29,7 @@ from torch import Tensor
 
 from quantcheck.codecs.affine import Affine, AffineFormat, consecutive, exactly, in_order
 from quantcheck.codecs.base import Field, Place, Shape, Tensors
-from quantcheck.codecs.lanes import broken_groups, grouped, join_blocks, part_blocks
+from quantcheck.codecs.lanes import broken_groups, fresh, grouped, join_blocks, part_blocks
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ class Hqq(AffineFormat):
         matrix = parts["codes"].reshape(grouped(shape))
         return {
             "W_q": join_blocks(matrix, self._shifts, self.word),
-            "scale": parts["scales"].reshape(-1, 1).clone(),
-            "zero": parts["zero_points"].reshape(-1, 1).clone(),
+            "scale": fresh(parts["scales"], -1, 1),
+            "zero": fresh(parts["zero_points"], -1, 1),
         }
 
     def _unpack(self, stored: Tensors, shape: Shape) -> dict[str, Tensor]:
@@ -106,8 +106,8 @@ class Hqq(AffineFormat):
         matrix = part_blocks(stored["W_q"], self._shifts, self.bits, groups)
         return {
             "codes": matrix.reshape(shape.rows, shape.cols),
-            "scales": stored["scale"].reshape(shape.rows, shape.groups).clone(),
-            "zero_points": stored["zero"].reshape(shape.rows, shape.groups).clone(),
+            "scales": fresh(stored["scale"], shape.rows, shape.groups),
+            "zero_points": fresh(stored["zero"], shape.rows, shape.groups),
         }
 
     @property

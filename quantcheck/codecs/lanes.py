@@ -57,6 +57,11 @@ def part_blocks(words: Tensor, shifts: Sequence[int], bits: int, rows: int) -> T
     return blocks.view(len(shifts) * words.shape[0], words.shape[1])[:rows]
 
 
+def fresh(tensor: Tensor, *shape: int) -> Tensor:
+    """Copy a tensor in another shape; its strides are those of that shape, whatever they were."""
+    return tensor.reshape(shape).clone(memory_format=torch.contiguous_format)
+
+
 def grouped(shape: Shape) -> tuple[int, int]:
     """Return the shape of ``weight.view(-1, group_size)``, the matrix with a row for each group."""
     return shape.rows * shape.groups, shape.group_size or shape.cols

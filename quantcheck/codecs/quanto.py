@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from quantcheck.codecs.base import Field, Place, Shape, Tensors
-from quantcheck.codecs.lanes import broken_groups, grouped, join_blocks, part_blocks
+from quantcheck.codecs.lanes import broken_groups, fresh, grouped, join_blocks, part_blocks
 from quantcheck.codecs.shifted import ShiftedFormat
 
 DATA, SCALE, SHIFT = "weight._data._data", "weight._scale", "weight._shift"
@@ -78,8 +78,8 @@ class Quanto(ShiftedFormat):
     def _pack(self, parts: Tensors, shape: Shape) -> dict[str, Tensor]:
         return {
             DATA: join_blocks(parts["codes"].reshape(grouped(shape)), self._shifts),
-            SCALE: parts["scales"].reshape(-1, 1).clone(),
-            SHIFT: parts["shifts"].reshape(-1, 1).clone(),
+            SCALE: fresh(parts["scales"], -1, 1),
+            SHIFT: fresh(parts["shifts"], -1, 1),
         }
 
     def _unpack(self, stored: Tensors, shape: Shape) -> dict[str, Tensor]:
@@ -87,8 +87,8 @@ class Quanto(ShiftedFormat):
         matrix = part_blocks(stored[DATA], self._shifts, self.bits, groups)
         return {
             "codes": matrix.reshape(shape.rows, shape.cols),
-            "scales": stored[SCALE].reshape(shape.rows, shape.groups).clone(),
-            "shifts": stored[SHIFT].reshape(shape.rows, shape.groups).clone(),
+            "scales": fresh(stored[SCALE], shape.rows, shape.groups),
+            "shifts": fresh(stored[SHIFT], shape.rows, shape.groups),
         }
 
     @property

@@ -51,30 +51,36 @@ class ShiftedFormat(AffineFormat):
 
     def to_affine(self, parts: Tensors, shape: Shape) -> Affine:
         """Divide the shifts by the scales, where the weights stay the same bit for bit."""
-        scales, shifts = parts["scales"].float(), self.sign * parts["shifts"].float()
-        zero_points = torch.where(shifts == 0, self.middle, self.middle - shifts / scales)
+        scales, shifts = parts["scales"].double(), self.sign * parts["shifts"].double()
+        zero_points = torch.where(shifts == 0, self.middle, self.middle - shifts / scales).float()
         g_idx = consecutive(shape).to(parts["codes"].device)
         affine = Affine(self.bits, parts["codes"], parts["scales"], zero_points, g_idx)
-        self._confirm(affine, self.weights(parts, shape), "no zero point says the same as its")
+        # Exact in float64: a float32 zero point times the scale.
+        exact = (self.middle - zero_points.double()) * scales == shifts
+        self._confirm(bool(exact.all()) and _same(affine.weights(), self.weights(parts, shape)), affine)
         return affine
 
     def from_affine(self, affine: Affine, shape: Shape) -> dict[str, Tensor]:
         """Multiply the zero points by the scales, where the weights stay the same bit for bit."""
         in_order(affine, shape, self.id)
-        shifts = self.sign * (self.middle - affine.zero_points.float()) * affine.scales.float()
+        shifts = self.sign * (self.middle - affine.zero_points.double()) * affine.scales.double()
         parts = {
             "codes": affine.codes,
             "scales": exactly(affine.scales, self.scale_dtype, f"{self.id}: scales"),
             "shifts": exactly(shifts, self.scale_dtype, f"{self.id}: shifts"),
         }
-        self._confirm(affine, self.weights(parts, shape), "it has no")
+        self._confirm(_same(affine.weights(), self.weights(parts, shape)), affine)
         return parts
 
-    def _confirm(self, affine: Affine, weights: Tensor, problem: str) -> None:
-        expected = affine.weights()
-        same = expected.view(torch.int32) == weights.view(torch.int32)
-        if not bool((same | expected.isnan() & weights.isnan()).all()):
+    def _confirm(self, same: bool, affine: Affine) -> None:
+        if not same:
             raise CodecError(
-                f"{self.id}: {problem} shifts of {self.scale_dtype} and shape {tuple(affine.scales.shape)} "
-                "in float32"
+                f"{self.id}: shifts of {self.scale_dtype} and zero points of {affine.zero_points.dtype}, "
+                f"both of shape {tuple(affine.scales.shape)}, do not say the same weights in float32"
             )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two weights are bit-equal; a NaN is one whatever its bits."""
+    equal = one.view(torch.int32) == other.view(torch.int32)
+    return bool((equal | one.isnan() & other.isnan()).all())

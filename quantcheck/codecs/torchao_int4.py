@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from quantcheck.codecs.base import Field, Place, Shape, Tensors
-from quantcheck.codecs.lanes import broken_groups, join, part
+from quantcheck.codecs.lanes import broken_groups, fresh, join, part
 from quantcheck.codecs.shifted import ShiftedFormat
 
 
@@ -58,11 +58,11 @@ class Tinygemm(ShiftedFormat):
         """Declare the packed codes."""
 
     def _pack_scales(self, parts: Tensors) -> Tensor:
-        return torch.stack([parts["scales"].T, parts["shifts"].T], dim=2).contiguous()
+        return torch.stack([parts["scales"].T, parts["shifts"].T], dim=2)
 
     def _unpack_scales(self, scale_and_zero: Tensor) -> dict[str, Tensor]:
         scales, shifts = scale_and_zero.permute(2, 1, 0)
-        return {"scales": scales.contiguous(), "shifts": shifts.contiguous()}
+        return {"scales": fresh(scales, *scales.shape), "shifts": fresh(shifts, *shifts.shape)}
 
 
 @dataclass(frozen=True)

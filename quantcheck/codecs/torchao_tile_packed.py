@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from quantcheck.codecs.base import Field, Place, Shape, Tensors
-from quantcheck.codecs.lanes import join, part
+from quantcheck.codecs.lanes import fresh, join, part
 from quantcheck.codecs.torchao_int4 import Tinygemm
 
 TILE_ROWS, TILE_COLS, LANES = 8, 16, 32
@@ -78,17 +78,17 @@ class TilePacked(Tinygemm):
         # Halves of a tile lie over each other: column c low and c + 8 high, in pairs of columns.
         halves = parts["codes"].reshape(-1, 2, 8)
         pairs = join(halves.unbind(1), (0, 4)).view(torch.int16)
-        words = pairs.view(self._rows_first(shape)).permute(0, 2, 1, 5, 3, 4).contiguous().view(torch.int32)
+        words = fresh(pairs.view(self._tiles(shape)).permute(0, 2, 1, 5, 3, 4), -1).view(torch.int32)
         return {
             "qdata": _swapped(words).view(self.data(shape).shape),
             "scale_and_zero": self._pack_scales(parts),
         }
 
     def _unpack(self, stored: Tensors, shape: Shape) -> dict[str, Tensor]:
-        outer, rows, lanes = shape.cols // self.cols_multiple, TILE_ROWS, LANES // TILE_ROWS
-        pairs = _swapped(stored["qdata"].contiguous()).view(torch.int16)
-        pairs = pairs.view(-1, outer, rows, lanes, self.inner_k_tiles // 2, 2).permute(0, 2, 1, 4, 5, 3)
-        joined = pairs.contiguous().view(torch.uint8).view(-1, 8)
+        down, rows, outer, inner, tiles, lanes = self._tiles(shape)
+        pairs = _swapped(fresh(stored["qdata"], -1)).view(torch.int16)
+        pairs = pairs.view(down, outer, rows, lanes, inner, tiles).permute(0, 2, 1, 4, 5, 3)
+        joined = fresh(pairs, -1).view(torch.uint8).view(-1, 8)
         codes = joined.new_empty((joined.shape[0], 2, 8))
         part(joined, (0, 4), 4, codes.unbind(1))
         return {
@@ -96,8 +96,8 @@ class TilePacked(Tinygemm):
             **self._unpack_scales(stored["scale_and_zero"]),
         }
 
-    def _rows_first(self, shape: Shape) -> tuple[int, ...]:
-        """Return [tiles, rows, outer tiles, pairs of tiles, tiles, lanes] of pairs of columns."""
+    def _tiles(self, shape: Shape) -> tuple[int, ...]:
+        """Return [tiles down, rows, words across, words of a lane, tiles of a word, lanes of a row]."""
         outer = shape.cols // self.cols_multiple
         return shape.rows // TILE_ROWS, TILE_ROWS, outer, self.inner_k_tiles // 2, 2, LANES // TILE_ROWS
 

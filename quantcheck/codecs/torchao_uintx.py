@@ -24,7 +24,7 @@ from torch import Tensor
 
 from quantcheck.codecs.affine import Affine, AffineFormat, consecutive, exactly, in_order, whole
 from quantcheck.codecs.base import Field, Place, Shape, Tensors
-from quantcheck.codecs.lanes import join, part
+from quantcheck.codecs.lanes import fresh, join, part
 
 SHARDS = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
 """Widths of the shards of each width of codes, low bits first."""
@@ -90,8 +90,8 @@ class Uintx(AffineFormat):
             low += width
         return {
             **stored,
-            "scale": parts["scales"].contiguous().clone(),
-            "zero_point": parts["zero_points"].contiguous().clone(),
+            "scale": fresh(parts["scales"], shape.rows, shape.groups),
+            "zero_point": fresh(parts["zero_points"], shape.rows, shape.groups),
         }
 
     def _unpack(self, stored: Tensors, shape: Shape) -> dict[str, Tensor]:
@@ -103,8 +103,8 @@ class Uintx(AffineFormat):
             low += width
         return {
             "codes": codes,
-            "scales": stored["scale"].contiguous().clone(),
-            "zero_points": stored["zero_point"].contiguous().clone(),
+            "scales": fresh(stored["scale"], shape.rows, shape.groups),
+            "zero_points": fresh(stored["zero_point"], shape.rows, shape.groups),
         }
 
     def to_affine(self, parts: Tensors, shape: Shape) -> Affine:
