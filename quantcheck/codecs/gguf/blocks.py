@@ -39,6 +39,18 @@ class Section(ABC):
         """Put what `write` wrote back into ``values``, zero where nothing is read yet."""
 
 
+def view(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """View the last axis as another dtype, or a copy where its memory does not fall into whole words.
+
+    Strides count where there is one value or none, too, which ``contiguous`` leaves as they are.
+    """
+    size = max(1, dtype.itemsize // values.dtype.itemsize)
+    *strides, last = values.stride()
+    if last != 1 or any(step % size for step in (values.storage_offset(), *strides)):
+        values = values.clone(memory_format=torch.contiguous_format)
+    return values.view(dtype)
+
+
 @dataclass(frozen=True)
 class Verbatim(Section):
     """Values as they lie in memory.
@@ -82,7 +94,7 @@ class Plane(Section):
 
     def write(self, values: Tensor, blocks: Tensor) -> None:
         """Gather the bits of each lane of values, one run after the other."""
-        lanes = self._lanes(_view(values[:, :, self.first : self.last], _word(self.run)))
+        lanes = self._lanes(view(values[:, :, self.first : self.last], _word(self.run)))
         packed = torch.zeros_like(lanes[:, :, :, 0])
         for lane in range(lanes.shape[3]):
             packed |= _moved(lanes[:, :, :, lane], self.width, self.low, self.shift + lane * self.width)
@@ -94,7 +106,7 @@ class Plane(Section):
         lanes = self._lanes(values[:, :, self.first : self.last].view(_word(self.run)))
         rows, count, chunks, per_byte, words = lanes.shape
         stop = self.start + chunks * self.run
-        packed = _view(blocks[:, :, self.start : stop], lanes.dtype).view(rows, count, chunks, words)
+        packed = view(blocks[:, :, self.start : stop], lanes.dtype).view(rows, count, chunks, words)
         for lane in range(per_byte):
             lanes[:, :, :, lane] |= _moved(packed, self.width, self.shift + lane * self.width, self.low)
 
@@ -108,18 +120,6 @@ class Plane(Section):
 
 def _word(run: int) -> torch.dtype:
     return torch.int32 if run % 8 else torch.int64
-
-
-def _view(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """View the last axis as another dtype, or a copy where its memory does not fall into whole words.
-
-    Strides count where there is one value or none, too, which ``contiguous`` leaves as they are.
-    """
-    size = max(1, dtype.itemsize // values.dtype.itemsize)
-    *strides, last = values.stride()
-    if last != 1 or any(step % size for step in (values.storage_offset(), *strides)):
-        values = values.clone(memory_format=torch.contiguous_format)
-    return values.view(dtype)
 
 
 def _moved(words: Tensor, width: int, source: int, target: int) -> Tensor:
@@ -210,7 +210,7 @@ class BlockFormat(Format):
         blocks = parts["codes"].new_zeros(shape.rows, count, self.block_bytes)
         for rows in _strips(shape):
             for each in self.block:
-                values = _view(parts[each.name][rows], torch.uint8)
+                values = view(parts[each.name][rows], torch.uint8)
                 for section in each.sections:
                     section.write(values.view(len(values), count, each.size), blocks[rows])
         return {"blocks": blocks.flatten(1)}
@@ -262,7 +262,8 @@ class AffineBlocks(BlockFormat, AffineFormat):
         top = 255 if high is None else high
         if not bool(((codes == codes.round()) & (codes >= 0) & (codes <= top)).all()):
             raise CodecError(
-                f"{self.id} holds whole levels in {-self.zero_point}..{top - self.zero_point} alone"
+                f"{self.id} holds whole levels in {-self.zero_point}..{top - self.zero_point} alone, which codes of "
+                f"shape {tuple(codes.shape)} less zero points of {affine.zero_points.dtype} are not"
             )
         return {
             "codes": codes.to(torch.uint8),

@@ -14,15 +14,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from quantcheck.codecs import bitstream
-from quantcheck.codecs.gguf.blocks import AffineBlocks, Plane, Section, Values, half
+from quantcheck.codecs.gguf.blocks import AffineBlocks, Plane, Section, Values, half, view
+
+FOLDS = ((7, 0x0101_0101_0101_0101), (14, 0x0003_0003_0003_0003), (28, 0x0000_000F_0000_000F))
+"""How far bits move to join their neighbours in a word, and where they lay before: one, two, four of them."""
 
 
 @dataclass(frozen=True)
 class HighBits(Section):
-    """Bit 4 of each code, as a dense bitstream.
+    """Bit 4 of each code, eight codes to a byte, the first one lowest.
 
     Attributes:
         start: the first byte in the block.
@@ -31,15 +34,21 @@ class HighBits(Section):
     start: int
 
     def write(self, values: Tensor, blocks: Tensor) -> None:
-        """Pack the bits of all blocks of a row."""
-        bits = bitstream.pack(values.flatten(1) >> 4, 1)
-        blocks[:, :, self.start : self.start + 4] = bits.view(*blocks.shape[:2], 4)
+        """Fold each eight bytes' bits into the lowest byte."""
+        words = view(values, torch.int64) >> 4
+        words &= FOLDS[0][1]
+        for distance, _ in FOLDS:
+            words |= words >> distance
+        blocks[:, :, self.start : self.start + words.shape[2]] = words.bitwise_and_(0xFF)
 
     def read(self, blocks: Tensor, values: Tensor) -> None:
-        """Add the bits to the codes."""
-        packed = blocks[:, :, self.start : self.start + 4].flatten(1)
-        bits = bitstream.unpack(packed, 1, packed.shape[1] * 8)
-        values |= (bits << 4).view_as(values)
+        """Unfold them."""
+        codes = values.view(torch.int64)
+        words = blocks[:, :, self.start : self.start + codes.shape[2]].to(torch.int64)
+        for distance, fields in reversed(FOLDS):
+            words |= words << distance
+            words &= fields
+        codes |= words << 4
 
 
 class Q5_0(AffineBlocks):

@@ -72,22 +72,22 @@ class Trits(Section):
 
     def write(self, values: Tensor, blocks: Tensor) -> None:
         """Evaluate the digits by Horner's rule and round the fraction up."""
-        number = torch.zeros_like(blocks[:, :, : self._bytes], dtype=torch.int16)
+        number = torch.zeros_like(blocks[:, :, : self._bytes])
         for digit in range(DIGITS):
             number *= 3
             for run in self._with(digit):
                 run.of(number).add_(run.codes(values, digit))
         # 256 n / 243 is n + 13 n / 243, which stays within 16 bits.
-        number += (number * (256 - POWER) + POWER - 1) // POWER
+        number += (number.to(torch.int16) * (256 - POWER) + POWER - 1).floor_divide_(POWER).to(torch.uint8)
         blocks[:, :, : self._bytes] = number
 
     def read(self, blocks: Tensor, values: Tensor) -> None:
         """Take the digits off, the highest first."""
-        fraction = blocks[:, :, : self._bytes].clone()
+        fraction = blocks[:, :, : self._bytes].to(torch.int16)
         for digit in range(DIGITS):
-            # floor(3 byte / 256): 3 * 86 and 3 * 171 are the first past 256 and 512.
-            code = (fraction >= 86).to(torch.uint8) + (fraction >= 171)
             fraction *= 3
+            code = fraction >> 8
+            fraction &= 0xFF
             for run in self._with(digit):
                 run.codes(values, digit).copy_(run.of(code))
 
