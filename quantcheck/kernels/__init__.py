@@ -101,9 +101,7 @@ def build(name: str) -> Kernel:
         SpecError: the name is unknown.
         KernelError: a module that it requires is not installed.
     """
-    missing = [
-        module for module in KERNELS.entry(name).capabilities.requires if find_spec(module) is None
-    ]
+    missing = [module for module in KERNELS.entry(name).capabilities.requires if find_spec(module) is None]
     if missing:
         raise KernelError(f"{name} requires {', '.join(missing)}, which is not installed")
     kernel = KERNELS.resolve(name)

@@ -79,7 +79,8 @@ class CheckedKernel(Kernel):
             )
         if not self.capabilities.gradients:
             inputs = inputs.detach()
-        return cast("Tensor", _Product.apply(inputs, self, prepared, act_bits))
+        product = _Product.apply(inputs, self, prepared, act_bits)  # type: ignore[no-untyped-call]
+        return cast("Tensor", product)
 
     def product(self, inputs: Tensor, prepared: Prepared, act_bits: int | None) -> Tensor:
         """Multiply what `matmul` has checked, without gradients."""

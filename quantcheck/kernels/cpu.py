@@ -16,7 +16,6 @@ bits take 8. Codes of a codebook stay as they are, and a byte is looked up to tw
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import gcd, lcm

@@ -47,10 +47,9 @@ class Order:
         return values.repeat_interleave(self.group_size, dim=1)[:, : len(self.g_idx)]
 
     def runs(self, longest: int) -> Iterator[tuple[int, int, int]]:
-        """List runs of at most ``longest`` columns of one group: where one starts and stops, and its group."""
-        groups, counts = self.g_idx.unique_consecutive(return_counts=True)
+        """List runs of at most ``longest`` columns of one group: start, stop and group."""
         stop = 0
-        for group, count in zip(groups.tolist(), counts.tolist(), strict=True):
+        for group, count in enumerate(torch.bincount(self.g_idx).tolist()):
             start, stop = stop, stop + count
             for first in range(start, stop, longest):
                 yield first, min(first + longest, stop), group

@@ -4,8 +4,8 @@ A block of weights that share a scale runs over the flat weight, so a tile's col
 decoded weights are float32, and so is their product with the inputs, whatever dtype these are. Tensor cores
 take no part in it: float16 would overflow where a scale does.
 """
-# mypy: disable-error-code="import-not-found,import-untyped,no-untyped-def,misc"
-# ruff: noqa: PLR0913
+# mypy: disable-error-code="import-not-found,import-untyped,no-untyped-def,untyped-decorator"
+# ruff: noqa: PLR0913, PLR0917
 
 from __future__ import annotations
 
@@ -36,8 +36,15 @@ def _read(packed, levels, absmax, n, k, inside, in_features, block_size):
 
 @triton.jit
 def _decode(
-    packed, levels, absmax, weight, out_features, in_features, block_size,
-    ROWS: tl.constexpr, COLS: tl.constexpr,
+    packed,
+    levels,
+    absmax,
+    weight,
+    out_features,
+    in_features,
+    block_size,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
 ):
     """Write a tile of weights."""
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -49,8 +56,18 @@ def _decode(
 
 @triton.jit
 def _multiply(
-    inputs, packed, levels, absmax, result, tokens, out_features, in_features, block_size,
-    TOKENS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    inputs,
+    packed,
+    levels,
+    absmax,
+    result,
+    tokens,
+    out_features,
+    in_features,
+    block_size,
+    TOKENS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
 ):
     """Write a tile of the product."""
     m = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)

@@ -9,8 +9,8 @@ overflow it.
 Codes stay in the dense bitstream of 1 to 8 bits: a code is cut out of the byte where it starts and, if it
 straddles, the next. Columns out of order are brought into the order of their groups once.
 """
-# mypy: disable-error-code="import-not-found,import-untyped,no-untyped-def,misc"
-# ruff: noqa: PLR0913
+# mypy: disable-error-code="import-not-found,import-untyped,no-untyped-def,untyped-decorator"
+# ruff: noqa: PLR0913, PLR0917
 
 from __future__ import annotations
 
@@ -30,9 +30,19 @@ from quantcheck.kernels.triton_launch import ROWS, Runs, launch, tile_dtype, tok
 
 @triton.jit
 def read_levels(
-    packed, zero_points, n, k, group, inside, out_features, in_features, groups, BITS: tl.constexpr, ZEROS: tl.constexpr
+    packed,
+    zero_points,
+    n,
+    k,
+    group,
+    inside,
+    out_features,
+    in_features,
+    groups,
+    BITS: tl.constexpr,
+    ZEROS: tl.constexpr,
 ):
-    """Read ``code - zero_point`` of out-features ``n`` and columns ``k``, int32; those not ``inside`` are 0."""
+    """Read ``code - zero_point`` of out-features ``n`` and columns ``k``, int32, 0 where not ``inside``."""
     row = n.to(tl.int64)[:, None] * ((in_features * BITS + 7) // 8)
     bit = k * BITS
     shift = bit % 8
@@ -51,8 +61,19 @@ def read_levels(
 
 @triton.jit
 def _decode(
-    packed, scales, zero_points, columns, table, weight, out_features, in_features, groups,
-    BITS: tl.constexpr, ZEROS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    packed,
+    scales,
+    zero_points,
+    columns,
+    table,
+    weight,
+    out_features,
+    in_features,
+    groups,
+    BITS: tl.constexpr,
+    ZEROS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
 ):
     """Write the weights of a tile of rows and of one run."""
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -72,10 +93,24 @@ def _decode(
 
 @triton.jit
 def _multiply(
-    inputs, packed, scales, zero_points, columns, table, result,
-    tokens, out_features, in_features, groups, runs,
-    BITS: tl.constexpr, ZEROS: tl.constexpr, DTYPE: tl.constexpr,
-    TOKENS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    inputs,
+    packed,
+    scales,
+    zero_points,
+    columns,
+    table,
+    result,
+    tokens,
+    out_features,
+    in_features,
+    groups,
+    runs,
+    BITS: tl.constexpr,
+    ZEROS: tl.constexpr,
+    DTYPE: tl.constexpr,
+    TOKENS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
 ):
     """Write a tile of the product."""
     m = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)

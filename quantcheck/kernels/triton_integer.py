@@ -1,12 +1,12 @@
 """Triton's kernel for inputs rounded to integers: int8 times int8, added up in int32, then scaled.
 
-As in `quantcheck.kernels.cpu_integer`, codes are brought into int8 by taking off ``2^(bits-1)``, and what zero
-points differ from that is taken off the sums. A run has at most 64 columns here, whose sums are below ``2^21``
-in magnitude: int32 holds them, and so does float32, in which the runs are scaled and added up. A row is the
-same whatever rows come with it.
+As in `quantcheck.kernels.cpu_integer`, codes are brought into int8 by taking off ``2^(bits-1)``, and what
+zero points differ from that is taken off the sums. A run has at most 64 columns here, whose sums are below
+``2^21`` in magnitude: int32 holds them, and so does float32, in which the runs are scaled and added up. A
+row is the same whatever rows come with it.
 """
-# mypy: disable-error-code="import-not-found,import-untyped,no-untyped-def,misc"
-# ruff: noqa: PLR0913
+# mypy: disable-error-code="import-not-found,import-untyped,no-untyped-def,untyped-decorator"
+# ruff: noqa: PLR0913, PLR0917
 
 from __future__ import annotations
 
@@ -26,10 +26,24 @@ from quantcheck.kernels.triton_launch import ROWS, launch, token_tile
 
 @triton.jit
 def _multiply(
-    steps, token_scales, packed, scales, zero_points, columns, table, result,
-    tokens, out_features, in_features, groups, runs,
-    BITS: tl.constexpr, ZEROS: tl.constexpr,
-    TOKENS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    steps,
+    token_scales,
+    packed,
+    scales,
+    zero_points,
+    columns,
+    table,
+    result,
+    tokens,
+    out_features,
+    in_features,
+    groups,
+    runs,
+    BITS: tl.constexpr,
+    ZEROS: tl.constexpr,
+    TOKENS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
 ):
     """Write a tile of the product."""
     m = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)

@@ -1,10 +1,10 @@
 """Triton's kernels for bit planes: bits become signs, scaled, shifted, masked and added up as they are read.
 
-Offsets and scales may cancel, so weights are decoded, in float32, before they are multiplied, in float32, too,
-whatever the inputs' dtype is. Each column's group is looked up, so groups may lie in any order.
+Offsets and scales may cancel, so weights are decoded, in float32, before they are multiplied, in float32,
+too, whatever the inputs' dtype is. Each column's group is looked up, so groups may lie in any order.
 """
-# mypy: disable-error-code="import-not-found,import-untyped,no-untyped-def,misc"
-# ruff: noqa: PLR0913
+# mypy: disable-error-code="import-not-found,import-untyped,no-untyped-def,untyped-decorator"
+# ruff: noqa: PLR0913, PLR0917
 
 from __future__ import annotations
 
@@ -31,8 +31,23 @@ def _bits(stream, row, k, inside):
 
 @triton.jit
 def _read(
-    planes, scales, offsets, masks, g_idx, n, k, inside, count, out_features, in_features, groups,
-    SIGNED: tl.constexpr, OFFSETS: tl.constexpr, MASKS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    planes,
+    scales,
+    offsets,
+    masks,
+    g_idx,
+    n,
+    k,
+    inside,
+    count,
+    out_features,
+    in_features,
+    groups,
+    SIGNED: tl.constexpr,
+    OFFSETS: tl.constexpr,
+    MASKS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
 ):
     """Decode the weights of out-features ``n`` and columns ``k``, float32; those not ``inside`` are 0."""
     total = tl.zeros((ROWS, COLS), dtype=tl.float32)
@@ -54,25 +69,68 @@ def _read(
 
 @triton.jit
 def _decode(
-    planes, scales, offsets, masks, g_idx, weight, count, out_features, in_features, groups,
-    SIGNED: tl.constexpr, OFFSETS: tl.constexpr, MASKS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    planes,
+    scales,
+    offsets,
+    masks,
+    g_idx,
+    weight,
+    count,
+    out_features,
+    in_features,
+    groups,
+    SIGNED: tl.constexpr,
+    OFFSETS: tl.constexpr,
+    MASKS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
 ):
     """Write a tile of weights."""
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     k = tl.program_id(1) * COLS + tl.arange(0, COLS)
     inside = (n < out_features)[:, None] & (k < in_features)[None, :]
     decoded = _read(
-        planes, scales, offsets, masks, g_idx, n, k, inside, count, out_features, in_features, groups,
-        SIGNED, OFFSETS, MASKS, ROWS, COLS,
+        planes,
+        scales,
+        offsets,
+        masks,
+        g_idx,
+        n,
+        k,
+        inside,
+        count,
+        out_features,
+        in_features,
+        groups,
+        SIGNED,
+        OFFSETS,
+        MASKS,
+        ROWS,
+        COLS,
     )
     tl.store(weight + n.to(tl.int64)[:, None] * in_features + k[None, :], decoded, mask=inside)
 
 
 @triton.jit
 def _multiply(
-    inputs, planes, scales, offsets, masks, g_idx, result, tokens, count, out_features, in_features, groups,
-    SIGNED: tl.constexpr, OFFSETS: tl.constexpr, MASKS: tl.constexpr,
-    TOKENS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    inputs,
+    planes,
+    scales,
+    offsets,
+    masks,
+    g_idx,
+    result,
+    tokens,
+    count,
+    out_features,
+    in_features,
+    groups,
+    SIGNED: tl.constexpr,
+    OFFSETS: tl.constexpr,
+    MASKS: tl.constexpr,
+    TOKENS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
 ):
     """Write a tile of the product."""
     m = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
@@ -85,8 +143,23 @@ def _multiply(
         x = tl.load(inputs + token * in_features + k[None, :], mask=shown, other=0).to(tl.float32)
         inside = (n < out_features)[:, None] & (k < in_features)[None, :]
         weight = _read(
-            planes, scales, offsets, masks, g_idx, n, k, inside, count, out_features, in_features, groups,
-            SIGNED, OFFSETS, MASKS, ROWS, COLS,
+            planes,
+            scales,
+            offsets,
+            masks,
+            g_idx,
+            n,
+            k,
+            inside,
+            count,
+            out_features,
+            in_features,
+            groups,
+            SIGNED,
+            OFFSETS,
+            MASKS,
+            ROWS,
+            COLS,
         )
         total = tl.dot(x, tl.trans(weight), total, input_precision="ieee")
     written = (m < tokens)[:, None] & (n < out_features)[None, :]

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from quantcheck.codecs import bitstream
 from quantcheck.errors import QuantizationError
+from quantcheck.kernels.base import Planes
 from quantcheck.methods.base import MetaValue, PackedWeight
 from quantcheck.methods.packed.checks import SCALE_DTYPES, UINT8, most_levels, require
 from quantcheck.methods.parts.grids import effective_group_size, group_index
@@ -120,6 +121,12 @@ class DualBinaryWeight(PackedWeight):
         first, second = self.planes()
         a1, a2 = (scale.to(torch.float32)[:, columns] for scale in (self.a1, self.a2))
         return combine(first, second, a1, a2)
+
+    def operand(self) -> Planes:
+        """Return what kernels take."""
+        columns = group_index(self.in_features, self.group_size, self.b1.device).to(torch.int32)
+        planes, scales = torch.stack([self.b1, self.b2]), torch.stack([self.a1, self.a2])
+        return Planes(self.in_features, planes, scales, None, None, columns, signed=False)
 
     def levels_respected(self, weight: Tensor) -> bool:
         """Tell whether each row of each group of ``weight`` takes at most four values."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from quantcheck.codecs import bitstream
 from quantcheck.errors import QuantizationError
 from quantcheck.kernels import reference
+from quantcheck.kernels.base import Grouped, Planes
 from quantcheck.methods.base import MetaValue, PackedWeight
 from quantcheck.methods.packed.checks import SCALE_DTYPES, UINT8, most_levels, require
 from quantcheck.methods.parts.grids import centre, effective_group_size, group_index
@@ -162,6 +163,16 @@ class GroupedWeight(PackedWeight):
     def decode(self) -> Tensor:
         """Return the weight that the stored tensors stand for, float32 [out, in]."""
         return reference.dequantize(self.codes(), self.scales, self.zeros(), self.columns())
+
+    def operand(self) -> Grouped | Planes:
+        """Return what kernels take: signs and half of their scale for the symmetric grids of 1 bit."""
+        columns = self.columns().to(torch.int32)
+        if self.zero_points is None and self.bits == 1:
+            halves = self.scales.to(torch.float32)[None] / 2
+            return Planes(self.in_features, self.qweight[None], halves, None, None, columns, signed=True)
+        zeros = self.zeros()
+        stored = zeros if isinstance(zeros, Tensor) else None
+        return Grouped(self.bits, self.in_features, self.qweight, self.scales, stored, columns)
 
     def levels_respected(self, weight: Tensor) -> bool:
         """Tell whether each row of each group of ``weight`` takes at most ``2**bits`` values."""

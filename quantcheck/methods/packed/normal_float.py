@@ -30,6 +30,8 @@ from quantcheck.codecs.normal_float import (
     in_blocks,
 )
 from quantcheck.errors import QuantizationError
+from quantcheck.kernels import KernelError
+from quantcheck.kernels.base import Codebook
 from quantcheck.methods.base import MetaValue, PackedWeight
 from quantcheck.methods.packed.checks import UINT8, require
 
@@ -188,6 +190,17 @@ class NormalFloatWeight(PackedWeight):
         if shifts is not None:
             blocks = blocks + shifts[:, None]
         return blocks.flatten()[: math.prod(self.shape)].view(self.shape)
+
+    def operand(self) -> Codebook:
+        """Return what kernels take; scales that are coded are decoded.
+
+        Raises:
+            KernelError: blocks are shifted, which levels that all blocks share cannot say.
+        """
+        if self.shifts is not None:
+            raise KernelError("a weight with a shift a block is no codebook; kernels take it without ICQ")
+        levels = codebook(self.data_type, self.qweight.device)
+        return Codebook(self.shape, self.qweight, levels, self.scales(), BLOCK_SIZE)
 
     def levels_respected(self, weight: Tensor) -> bool:
         """Tell whether each block of ``weight`` takes at most 16 values."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from quantcheck.codecs import bitstream
+from quantcheck.kernels.base import Planes
 from quantcheck.methods.base import MetaValue, PackedWeight
 from quantcheck.methods.packed.checks import SCALE_DTYPES, UINT8, most_levels, require
 from quantcheck.methods.parts.binarize import Binary, levels, ones
@@ -211,6 +212,25 @@ class ResidualBinaryWeight(PackedWeight):
         """Return the weight that the stored tensors stand for, float32 [out, in]."""
         return torch.cat([block.decode() for block in self.blocks()]).T.contiguous()
 
+    def operand(self) -> Planes:
+        """Return what kernels take: a plane for each of the four sets, and a mask of where it holds."""
+        blocks = self.blocks()
+        salient = torch.cat([block.salient for block in blocks])[:, None].expand(-1, self.out_features)
+        tail, residual = torch.zeros_like(salient), torch.zeros_like(salient)
+        tail[~salient[:, 0]] = torch.cat([block.tail for block in blocks])
+        residual[salient[:, 0]] = torch.cat([block.residual for block in blocks])
+        signs = torch.cat([block.positive for block in blocks])
+        columns = torch.arange(self.in_features, device=salient.device) // self.group_size
+        return Planes(
+            self.in_features,
+            _planes(signs, signs, signs, residual),
+            self.scale.permute(1, 2, 0),
+            self.mean.permute(1, 2, 0),
+            _planes(~salient & ~tail, tail, salient, salient),
+            columns.to(torch.int32),
+            signed=True,
+        )
+
     def levels_respected(self, weight: Tensor) -> bool:
         """Tell whether the sets take at most 2, 2 and 4 values a row and block."""
         return all(
@@ -227,6 +247,11 @@ def _within(weight: Tensor, block: BinaryBlock) -> bool:
         and most_levels(others, tail) <= 2
         and most_levels(salient, everything) <= 4
     )
+
+
+def _planes(*sets: Tensor) -> Tensor:
+    """Pack the rows of matrices [in, out], transposed."""
+    return torch.stack([bitstream.pack(bits.T.to(torch.uint8), 1) for bits in sets])
 
 
 def _stream(bits: Tensor) -> Tensor:
