@@ -262,8 +262,8 @@ class AffineBlocks(BlockFormat, AffineFormat):
         top = 255 if high is None else high
         if not bool(((codes == codes.round()) & (codes >= 0) & (codes <= top)).all()):
             raise CodecError(
-                f"{self.id} holds whole levels in {-self.zero_point}..{top - self.zero_point} alone, which codes of "
-                f"shape {tuple(codes.shape)} less zero points of {affine.zero_points.dtype} are not"
+                f"{self.id} holds whole levels in {-self.zero_point}..{top - self.zero_point} alone, "
+                f"not codes of shape {tuple(codes.shape)} less zero points of {affine.zero_points.dtype}"
             )
         return {
             "codes": codes.to(torch.uint8),
