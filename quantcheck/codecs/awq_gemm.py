@@ -25,6 +25,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from quantcheck.codecs import bitstream
 from quantcheck.codecs.affine import Affine, AffineFormat, consecutive, exactly, in_order, ragged, whole
 from quantcheck.codecs.base import Field, Place, Shape, Tensors
 
@@ -125,7 +126,7 @@ def _words(codes: Tensor) -> Tensor:
 def _codes(words: Tensor) -> Tensor:
     """Read uint8 [rows, n] back from int32 [n, rows / 8]."""
     count, groups = words.shape
-    fields = words.T.contiguous().view(torch.uint8).view(groups, count, FIELDS // 2)
+    fields = bitstream.as_bytes(words.T).view(groups, count, FIELDS // 2)
     lanes = fields.new_empty(groups, FIELDS, count)
     for byte, (low, high) in enumerate(PAIRS):
         pair = fields[:, :, byte].contiguous()

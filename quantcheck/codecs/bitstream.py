@@ -163,7 +163,15 @@ def pack_words(codes: Tensor, bits: int) -> Tensor:
 
 def unpack_words(words: Tensor, bits: int, cols: int) -> Tensor:
     """Read codes [rows, cols] back from what `pack_words` wrote."""
-    return unpack(words.contiguous().view(torch.uint8)[:, : packed_width(cols, bits)], bits, cols)
+    rows, width = words.shape
+    stream = as_bytes(words).view(rows, BYTES_PER_INT32 * width)
+    return unpack(stream[:, : packed_width(cols, bits)], bits, cols)
+
+
+def as_bytes(words: Tensor) -> Tensor:
+    """Return a copy of a tensor's bytes, flat."""
+    # A clone has the strides of its shape; of a single column, `contiguous` keeps any others.
+    return words.clone(memory_format=torch.contiguous_format).view(-1).view(torch.uint8)
 
 
 def _unit(bits: int) -> tuple[int, int]:

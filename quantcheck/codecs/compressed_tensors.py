@@ -14,11 +14,16 @@ At 1, 2, 4 and 8 bits both are the same bytes. At the others nothing in a file t
 of words, and rows short enough have the same number in both (3 bits: up to 10 columns).
 
 A field holds the signed code plus ``2**(bits - 1)``; parts are the fields as they are, so that here, too,
-``w = (code - zero_point) scale``. Stored are ``weight_packed`` int32 [N, words]; ``weight_scale`` [N, G] in
-the dtype of the model; ``weight_zero_point`` int32 [words of N codes, G], packed along the out-features in the
-same form; ``weight_shape`` int64 [2] (where the library declares int32, it still writes int64). Symmetric
-codecs have no zero points: they are ``2**(bits - 1)``. ``weight_g_idx`` int32 [K] belongs to activation order
-by group, which 0.19.0 no longer has. Groups fill the in-features.
+``w = (code - zero_point) scale``. Stored are
+
+- ``weight_packed`` int32 [N, words];
+- ``weight_scale`` [N, G] in the dtype of the model;
+- ``weight_zero_point`` int32 [words of N codes, G], packed along the out-features in the same form; symmetric
+  codecs have none: it is ``2**(bits - 1)``;
+- ``weight_shape`` int64 [2] (0.12.2 declares int32 and writes int64);
+- ``weight_g_idx`` int32 [K] for activation order by group, which 0.19.0 no longer has.
+
+Groups fill the in-features.
 
 Sizes in bits for K in-features, N out-features, G groups and words of n codes: ``32 N ceil(K / n)`` and
 ``32 G ceil(N / n)``, dense ``32 ceil(K bits / 32) N`` and ``32 ceil(N bits / 32) G``; scales 16 N G at half

@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quantcheck.codecs import bitstream
 from quantcheck.codecs.affine import Affine, AffineFormat, consecutive, exactly, in_order, ragged, same, whole
 from quantcheck.codecs.base import Field, Place, Shape, Tensors
 
@@ -149,18 +150,18 @@ def _words(codes: Tensor) -> Tensor:
     pairs = lanes[:, 0::2] | lanes[:, 1::2] << BITS
     words = codes.new_empty(rows * cols // FIELDS, 2)
     for byte in range(2):
-        words[:, byte] = pairs[:, byte].contiguous().view(torch.uint8)
+        words[:, byte] = bitstream.as_bytes(pairs[:, byte])
     return _swapped(words.view(torch.int16), rows // INTERLEAVE, INTERLEAVE, cols // CHUNK)
 
 
 def _codes(words: Tensor) -> Tensor:
     """Read uint8 [rows, cols] back from int16 [rows / 4, cols]."""
     fours, cols = words.shape
-    bytes_of_words = _swapped(words, fours, cols // CHUNK, INTERLEAVE).view(torch.uint8).view(-1, 2)
-    codes = bytes_of_words.new_empty(fours * INTERLEAVE, cols)
+    halves = bitstream.as_bytes(_swapped(words, fours, cols // CHUNK, INTERLEAVE)).view(-1, 2)
+    codes = halves.new_empty(fours * INTERLEAVE, cols)
     lanes = codes.view(-1, LANE).view(torch.int64).view(-1, FIELDS)
     for byte in range(2):
-        pairs = bytes_of_words[:, byte].contiguous().view(-1, LANE).view(torch.int64)[:, 0]
+        pairs = bitstream.as_bytes(halves[:, byte]).view(torch.int64)
         lanes[:, 2 * byte] = pairs & LOW_FIELDS
         lanes[:, 2 * byte + 1] = pairs >> BITS & LOW_FIELDS
     return codes

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from quantcheck.codecs import CodecError
-from quantcheck.codecs.bitstream import pack, packed_width, unpack
+from quantcheck.codecs.base import Shape
+from quantcheck.codecs.bitstream import (
+    STRIP,
+    Bitstream,
+    pack,
+    pack_words,
+    packed_width,
+    unpack,
+    unpack_words,
+)
 
 PROPERTY = settings(max_examples=80, deadline=None, derandomize=True)
 
@@ -41,6 +52,45 @@ def test_each_row_is_one_little_endian_number(matrix: tuple[torch.Tensor, int]) 
     for row, packed in zip(codes.tolist(), pack(codes, bits), strict=True):
         number = sum(code << bits * position for position, code in enumerate(row))
         assert bytes(packed.tolist()) == number.to_bytes(packed_width(len(row), bits), "little")
+
+
+@PROPERTY
+@given(code_matrices())
+def test_words_are_the_stream_in_little_endian(matrix: tuple[torch.Tensor, int]) -> None:
+    codes, bits = matrix
+    words = pack_words(codes, bits)
+    assert words.shape == (codes.shape[0], -(-codes.shape[1] * bits // 32))
+    assert torch.equal(unpack_words(words, bits, codes.shape[1]), codes)
+    for stream, row in zip(pack(codes, bits).tolist(), words.tolist(), strict=True):
+        assert b"".join(word.to_bytes(4, "little", signed=True) for word in row)[: len(stream)] == bytes(
+            stream
+        )
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+@pytest.mark.parametrize("cols", [STRIP // 2 - 3, STRIP + 5])
+def test_rows_beyond_a_strip_are_packed_alike(bits: int, cols: int) -> None:
+    codes = torch.arange(5 * cols).remainder_(2**bits - 1).to(torch.uint8).view(5, cols)
+    packed = pack(codes, bits)
+    assert torch.equal(packed, torch.cat([pack(row[None], bits) for row in codes]))
+    assert torch.equal(unpack(packed, bits, cols), codes)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_goldens_are_the_streams_words(shared: Path, bits: int) -> None:
+    golden = json.loads((shared / "formats" / "golden_vectors.json").read_text())
+    codes = torch.tensor([golden[f"codes_{bits}bit_first32"]], dtype=torch.uint8)
+    words = [f"{word % (1 << 32):#010x}" for word in pack_words(codes, bits)[0].tolist()]
+    assert words == golden[f"dense_le_{bits}bit_32codes"]
+
+
+def test_as_a_codec_it_holds_codes_alone() -> None:
+    codec, shape = Bitstream(3), Shape(2, 5)
+    codes = torch.arange(10, dtype=torch.uint8).view(2, 5) % 8
+    stored = codec.pack({"codes": codes}, shape)
+    assert torch.equal(stored["packed"], pack(codes, 3))
+    assert codec.stored_bits(shape) == 2 * 2 * 8
+    assert torch.equal(codec.weights(codec.unpack(stored, shape), shape), codes.float())
 
 
 def test_three_bit_codes_straddle_bytes_as_drawn() -> None:
