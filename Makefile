@@ -5,6 +5,8 @@ PYTHON ?= python3
 WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
+INTEROP := .venv-interop
+PADDED := compressed-tensors==0.17.1
 SMOKE := ultra_low_bit or canary or codec or kernel
 CORE := quantcheck/artifact_facts.py,quantcheck/baseline.py,quantcheck/errors.py,quantcheck/gate.py,quantcheck/measurement.py,quantcheck/plan.py,quantcheck/policy.py,quantcheck/provenance.py,quantcheck/record.py,quantcheck/registry.py,quantcheck/results.py,quantcheck/spec.py,quantcheck/report/*
 
@@ -31,7 +33,7 @@ empty :=
 space := $(empty) $(empty)
 comma := ,
 
-.PHONY: gate test test-slow tables lint wheel clean
+.PHONY: gate test test-slow interop tables lint wheel clean
 
 gate: $(VENV)/installed
 	$(BIN)/pytest suites -n $(WORKERS) -m "$(SMOKE)" --quantcheck-report json:build/gate.json
@@ -43,6 +45,10 @@ test: lint
 
 test-slow: $(VENV)/installed
 	$(BIN)/pytest tests -n $(WORKERS) -m slow
+
+# Our codecs beside the real libraries, in an environment of its own; a missing library is red here.
+interop: $(INTEROP)/installed
+	QUANTCHECK_INTEROP=required $(INTEROP)/bin/pytest tests/interop -W default --interop-table docs/interop.md
 
 # docs/methods.md. A gate that is red for want of a baseline does not keep its figures out.
 tables: $(VENV)/installed
@@ -66,5 +72,13 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable . --group dev
 	touch $@
 
+$(INTEROP)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(INTEROP)
+	$(INTEROP)/bin/python -m pip install --quiet "pip>=25.1"
+	$(INTEROP)/bin/pip install --quiet --constraint constraints.txt --editable '.[interop]' --group dev
+	$(INTEROP)/bin/pip check
+	$(INTEROP)/bin/pip install --quiet --no-deps --upgrade --target $(INTEROP)/$(subst ==,-,$(PADDED)) $(PADDED)
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(INTEROP) build dist *.egg-info
