@@ -251,7 +251,7 @@ class AffineBlocks(BlockFormat, AffineFormat):
     def weights(self, parts: Tensors, shape: Shape) -> Tensor:
         """Return the weights that the parts stand for, float32 [rows, cols]."""
         levels = _grouped(parts["codes"].float().sub_(self.zero_point), parts["d"])
-        return levels.mul_(parts["d"].float().unsqueeze(2)).view(shape.rows, shape.cols)
+        return levels.mul_(parts["d"].float().unsqueeze(2)).flatten(1)
 
     def from_affine(self, affine: Affine, shape: Shape) -> dict[str, Tensor]:
         """Take scales of float16, and codes that stay in range once their zero point is the type's."""
@@ -292,7 +292,7 @@ class SuperBlocks(BlockFormat):
         weights = _grouped(parts["codes"].float().sub_(self.zero_code), scales).mul_(scales.unsqueeze(2))
         if "minima" in parts:
             weights -= _in_units(parts["dmin"], parts["minima"].float()).unsqueeze(2)
-        return weights.view(shape.rows, shape.cols)
+        return weights.flatten(1)
 
 
 def _strips(shape: Shape) -> list[slice]:
@@ -309,4 +309,4 @@ def _grouped(levels: Tensor, scales: Tensor) -> Tensor:
 
 def _in_units(unit: Tensor, values: Tensor) -> Tensor:
     """Multiply the values of each block by the block's unit."""
-    return (_grouped(values, unit) * unit.float().unsqueeze(2)).view(values.shape)
+    return (_grouped(values, unit) * unit.float().unsqueeze(2)).flatten(1)
