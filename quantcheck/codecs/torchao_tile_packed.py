@@ -30,7 +30,7 @@ from quantcheck.codecs.lanes import fresh, join, part
 from quantcheck.codecs.torchao_int4 import Tinygemm
 
 TILE_ROWS, TILE_COLS, LANES = 8, 16, 32
-_OUTER_BYTES, _SECOND_BYTE, _THIRD_BYTE = ~0xFFFF00, 0xFF00, 0xFF0000
+_INNER_BYTES, _SECOND_BYTE, _THIRD_BYTE = 0xFFFF00, 0xFF00, 0xFF0000
 
 
 @dataclass(frozen=True)
@@ -104,5 +104,8 @@ class TilePacked(Tinygemm):
 
 def _swapped(words: Tensor) -> Tensor:
     """Exchange the two bytes in the middle of each int32."""
-    outer = words & _OUTER_BYTES
-    return outer | (words >> 8 & _SECOND_BYTE) | (words << 8 & _THIRD_BYTE)
+    inner = words & _INNER_BYTES
+    words = words ^ inner
+    words |= inner >> 8 & _SECOND_BYTE
+    words |= inner.bitwise_left_shift_(8).bitwise_and_(_THIRD_BYTE)
+    return words
