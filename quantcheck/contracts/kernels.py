@@ -18,13 +18,15 @@ from torch import Tensor
 from quantcheck.contracts.bits import VIEWS, copies, difference, pattern, poisoned
 from quantcheck.contracts.bounds import Expected, dequantized, gradient, multiplied
 from quantcheck.contracts.kernel_subjects import KernelTests, Subject, altered, dtype_of, tensors_of, where
-from quantcheck.strategies.kernels import plain_weight, products
-from quantcheck.strategies.operands import GroupedRecipe, PlanesRecipe, Product
+from quantcheck.strategies.kernels import plain_weight, products, widest
+from quantcheck.strategies.operands import CodebookRecipe, GroupedRecipe, PlanesRecipe, Product
 
 MOST_READ = 96
 """The most columns that are read by one-hot inputs, a token each."""
 LAID_OUT = {name: view for name, view in VIEWS.items() if name != "expanded"}
 """Views that hold what their tensor does."""
+LIVELY = ("normal", "rows apart", "large", "small")
+"""Inputs that every rounding leaves a trace in."""
 
 
 class KernelPromises(KernelTests):
@@ -85,6 +87,20 @@ class KernelPromises(KernelTests):
 
         self.hold(promise, products(kernel.can, kernel.bits, kernel.act_bits))
 
+    def test_scales_keep_their_range(self, kernel: Subject) -> None:
+        """Beyond the largest number of float16, and in its subnormal range."""
+
+        def promise(product: Product) -> None:
+            for scales in ("large", "small"):
+                weight = replace(product.weight, scales=scales)
+                if not isinstance(weight, CodebookRecipe):
+                    weight = replace(weight, scale_dtype="float32")
+                extreme = replace(product, weight=weight, dtype=widest(kernel.can))
+                _hold_weights(kernel, extreme)
+                _hold(kernel, extreme, kernel.multiply(extreme), multiplied(extreme, kernel.accumulates))
+
+        self.hold(promise, products(kernel.can, kernel.bits, kernel.act_bits, inputs=LIVELY, least=1))
+
     @where(lambda kernel: kernel.can.weights == "grouped" and kernel.can.zero_points)
     def test_zero_points_lie_at_both_ends(self, kernel: Subject) -> None:
         """0 and the top code, with codes at both ends, too."""
@@ -142,20 +158,21 @@ class KernelPromises(KernelTests):
             _hold(kernel, product, weight, dequantized(product.weight, weight.dtype), "a weight")
             _hold(kernel, product, y, multiplied(product, kernel.accumulates))
 
-        self.hold(promise, products(kernel.can, kernel.bits, kernel.act_bits))
+        self.hold(promise, products(kernel.can, kernel.bits, kernel.act_bits, inputs=LIVELY, least=1))
 
     def test_operands_are_not_written_to(self, kernel: Subject) -> None:
         """Neither the inputs nor any tensor of the weight."""
 
-        def promise(product: Product) -> None:
-            operand, x = product.weight.operand(), product.x()
-            before = {**copies(tensors_of(operand)), "x": x.clone()}
-            kernel.dequantize(product.weight, x.dtype, operand)
-            kernel.multiply(product, x, operand)
-            changed = difference(before, {**tensors_of(operand), "x": x})
-            assert not changed, f"{kernel.id} writes to its operands: {changed}, for {product}"
+        def promise(drawn: Product) -> None:
+            for product in _in_each_dtype(kernel, drawn):
+                operand, x = product.weight.operand(), product.x()
+                before = {**copies(tensors_of(operand)), "x": x.clone()}
+                kernel.dequantize(product.weight, x.dtype, operand)
+                kernel.multiply(product, x, operand)
+                changed = difference(before, {**tensors_of(operand), "x": x})
+                assert not changed, f"{kernel.id} writes to its operands: {changed}, for {product}"
 
-        self.hold(promise, products(kernel.can, kernel.bits, kernel.act_bits))
+        self.hold(promise, products(kernel.can, kernel.bits, kernel.act_bits, inputs=LIVELY, least=1))
 
     def test_views_count_as_their_copies(self, kernel: Subject) -> None:
         """Transposed, strided and offset tensors, of inputs and weight."""
@@ -166,7 +183,7 @@ class KernelPromises(KernelTests):
                 y = kernel.multiply(product, view(product.x()), altered(operand, view))
                 _hold(kernel, product, y, expected, f"y of {name} operands")
 
-        self.hold(promise, products(kernel.can, kernel.bits, kernel.act_bits))
+        self.hold(promise, products(kernel.can, kernel.bits, kernel.act_bits, inputs=LIVELY, least=1))
 
     def test_results_are_where_the_inputs_are(self, kernel: Subject) -> None:
         """In each dtype that the kernel takes: that dtype, and the inputs' device."""
@@ -182,25 +199,28 @@ class KernelPromises(KernelTests):
     def test_two_runs_give_the_same_bits(self, kernel: Subject) -> None:
         """Of the decoded weight and of the product."""
 
-        def promise(product: Product) -> None:
-            dtype = dtype_of(product.dtype)
-            _hold_same(kernel, product, "y of two runs", kernel.multiply(product), kernel.multiply(product))
-            weights = (kernel.dequantize(product.weight, dtype) for _ in range(2))
-            _hold_same(kernel, product, "the weight of two runs", *weights)
+        def promise(drawn: Product) -> None:
+            for product in _in_each_dtype(kernel, drawn):
+                _hold_same(
+                    kernel, product, "y of two runs", kernel.multiply(product), kernel.multiply(product)
+                )
+                weights = (kernel.dequantize(product.weight, dtype_of(product.dtype)) for _ in range(2))
+                _hold_same(kernel, product, "the weight of two runs", *weights)
 
-        self.hold(promise, products(kernel.can, kernel.bits, kernel.act_bits))
+        self.hold(promise, products(kernel.can, kernel.bits, kernel.act_bits, inputs=LIVELY, least=1))
 
     @where(lambda kernel: kernel.can.batch_invariant)
     def test_a_row_is_the_same_bits_in_any_batch(self, kernel: Subject) -> None:
         """Alone, and in half of the batch."""
 
-        def promise(product: Product) -> None:
-            x, together = product.x(), kernel.multiply(product)
-            for rows in _parts(product):
-                y = kernel.multiply(product, x[rows])
-                _hold_same(kernel, product, f"y of tokens {rows.tolist()} alone", together.cpu()[rows], y)
+        def promise(drawn: Product) -> None:
+            for product in _in_each_dtype(kernel, replace(drawn, tokens=drawn.tokens + 1)):
+                x, together = product.x(), kernel.multiply(product).cpu()
+                for rows in _parts(product):
+                    y = kernel.multiply(product, x[rows])
+                    _hold_same(kernel, product, f"y of tokens {rows.tolist()} alone", together[rows], y)
 
-        self.hold(promise, products(kernel.can, kernel.bits, kernel.act_bits, least=1))
+        self.hold(promise, products(kernel.can, kernel.bits, kernel.act_bits, inputs=LIVELY, least=1))
 
     @where(lambda kernel: not kernel.can.batch_invariant)
     def test_a_row_depends_little_on_its_batch(
@@ -209,7 +229,8 @@ class KernelPromises(KernelTests):
         """Within the bound; how often bit for bit is reported as the property ``batch_invariant``."""
         same: list[bool] = []
 
-        def promise(product: Product) -> None:
+        def promise(drawn: Product) -> None:
+            product = replace(drawn, tokens=drawn.tokens + 1)
             x, together = product.x(), kernel.multiply(product).cpu()
             expected = multiplied(product, kernel.accumulates)
             _hold(kernel, product, together, expected)
@@ -218,7 +239,7 @@ class KernelPromises(KernelTests):
                 _hold(kernel, product, y, expected.of(rows), f"y of tokens {rows.tolist()} alone")
                 same.append(torch.equal(pattern(together[rows]), pattern(y)))
 
-        self.hold(promise, products(kernel.can, kernel.bits, kernel.act_bits, least=1))
+        self.hold(promise, products(kernel.can, kernel.bits, kernel.act_bits, inputs=LIVELY, least=1))
         record_property("batch_invariant", f"{kernel.id}: {sum(same)} of {len(same)} batches bit for bit")
 
     @where(lambda kernel: kernel.can.gradients and kernel.act_bits is None)
@@ -252,6 +273,10 @@ def _hold_weights(kernel: Subject, product: Product) -> None:
     dtype = dtype_of(product.dtype)
     got, expected = kernel.dequantize(product.weight, dtype), dequantized(product.weight, dtype)
     _hold(kernel, product, got, expected, "a weight")
+
+
+def _in_each_dtype(kernel: Subject, product: Product) -> list[Product]:
+    return [replace(product, dtype=dtype) for dtype in kernel.can.dtypes]
 
 
 def _parts(product: Product) -> tuple[Tensor, ...]:

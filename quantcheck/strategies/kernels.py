@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from quantcheck.kernels import KernelCapabilities
 from quantcheck.strategies.models import seeds
 from quantcheck.strategies.operands import (
-    CODES,
     INPUTS,
     LEVELS,
     MASKS,
@@ -58,7 +57,7 @@ def weights(
     """
     rows = draw(sizes(can.out_multiple, least=least, most=65))
     cols = draw(sizes(can.in_multiple, least=least, most=max(most, can.in_multiple)))
-    kinds = [kind for kind in SCALES if not (narrow and kind == "large")]
+    kinds = [kind for kind in SCALES if kind != "zero" and not (narrow and kind == "large")]
     scales, seed = draw(st.sampled_from(kinds)), draw(seeds())
     if can.weights == "codebook":
         blocks = [size for size in can.group_sizes or BLOCK_SIZES if size is not None]
@@ -66,7 +65,6 @@ def weights(
             rows,
             cols,
             draw(st.sampled_from(blocks)),
-            codes=draw(st.sampled_from(CODES)),
             levels=draw(st.sampled_from(LEVELS)),
             scales=scales,
             seed=seed,
@@ -94,7 +92,6 @@ def weights(
         cols,
         bits,
         group_size,
-        codes=draw(st.sampled_from(CODES)),
         zero_points=draw(st.sampled_from(zero_points(can))),
         scales=scales,
         scale_dtype=scale_dtype,
@@ -140,6 +137,11 @@ def products(
 def zero_points(can: KernelCapabilities) -> tuple[str, ...]:
     """Name the kinds of `ZERO_POINTS` that a kernel takes."""
     return ZERO_POINTS[: 1 if can.symmetric else 0] + (ZERO_POINTS[1:] if can.zero_points else ())
+
+
+def widest(can: KernelCapabilities) -> str:
+    """Name the dtype of inputs that holds the largest numbers."""
+    return max(can.dtypes, key=lambda name: torch.finfo(getattr(torch, name)).max)
 
 
 def most_columns(can: KernelCapabilities) -> int:

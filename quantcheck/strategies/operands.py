@@ -96,7 +96,6 @@ class CodebookRecipe:
         out_features: rows.
         in_features: columns.
         block_size: weights of the flat matrix that share a scale.
-        codes: one of `CODES`.
         levels: one of `LEVELS`.
         scales: one of `SCALES`.
         seed: of all that is random.
@@ -105,7 +104,6 @@ class CodebookRecipe:
     out_features: int
     in_features: int
     block_size: int = 64
-    codes: str = "random"
     levels: str = "linear"
     scales: str = "random"
     seed: int = 0
@@ -123,7 +121,7 @@ class CodebookRecipe:
         return (levels * self._absmax().double()[blocks]).reshape(1, self.out_features, self.in_features)
 
     def _codes(self) -> Tensor:
-        return _codes(self.codes, (self.out_features * self.in_features,), 4, self.seed)
+        return _codes("random", (self.out_features * self.in_features,), 4, self.seed)
 
     def _levels(self) -> Tensor:
         if self.levels == "linear":

@@ -1,4 +1,4 @@
-"""Kernels that are sound and slow, and broken ones, each with a bug that a kernel has been shipped with."""
+"""Kernels with one bug each that kernels have been shipped with, and the promise that each breaks."""
 
 from __future__ import annotations
 
@@ -8,123 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from quantcheck.codecs import bitstream
-from quantcheck.kernels import KernelCapabilities, KernelError
+from mutants.sound_kernels import Sound, SoundCodebook, SoundPlanes
+from quantcheck.kernels import KernelError
 from quantcheck.kernels.base import Codebook, Grouped, Kernel, Operand, Planes
-from quantcheck.kernels.checked import check_operand
-
-HALVES = ("float32", "float16", "bfloat16")
-
-
-class Sound(Kernel):
-    """Decodes and multiplies in float32, a token at a time; a mutant breaks one of its steps."""
-
-    name: ClassVar[str] = "sound"
-    capabilities: ClassVar[KernelCapabilities] = KernelCapabilities(
-        "grouped",
-        bits=(4,),
-        act_bits=(None, 8),
-        dtypes=HALVES,
-        gradients=True,
-        batch_invariant=True,
-    )
-
-    def prepare(self, weight: Operand, dtype: torch.dtype) -> Operand:
-        self.refuse(weight, dtype)
-        return weight
-
-    def refuse(self, weight: Operand, dtype: torch.dtype) -> None:
-        if str(dtype).removeprefix("torch.") not in self.capabilities.dtypes:
-            raise KernelError(f"{self.name} takes {', '.join(self.capabilities.dtypes)}, not {dtype}")
-        check_operand(weight, self.capabilities, self.name)
-
-    def dequantize(self, prepared: Any, dtype: torch.dtype) -> Tensor:
-        return self.weights(prepared).to(dtype)
-
-    def matmul(self, inputs: Tensor, prepared: Any, *, act_bits: int | None = None) -> Tensor:
-        columns = prepared.shape[1]
-        if act_bits not in self.capabilities.act_bits:
-            raise KernelError(f"{self.name} takes act_bits {self.capabilities.act_bits}, not {act_bits}")
-        if not inputs.is_floating_point():
-            raise KernelError(f"{self.name} takes {', '.join(self.capabilities.dtypes)}, not {inputs.dtype}")
-        if inputs.ndim != 2 or inputs.shape[1] != columns:
-            raise KernelError(f"inputs must be [tokens, {columns}], got {tuple(inputs.shape)}")
-        x = inputs.float()
-        if act_bits is not None and columns:
-            x = self.rounded(x, act_bits)
-        return self.answer(self.product(x, self.weights(prepared)), inputs)
-
-    def weights(self, weight: Grouped) -> Tensor:
-        return self.scales(weight)[:, self.columns(weight)] * self.levels(weight)
-
-    def levels(self, weight: Grouped) -> Tensor:
-        return self.codes(weight) - self.zero_points(weight)[:, self.columns(weight)]
-
-    def codes(self, weight: Grouped) -> Tensor:
-        return bitstream.unpack(weight.qweight, weight.bits, weight.in_features).float()
-
-    def columns(self, weight: Grouped) -> Tensor:
-        return weight.g_idx.long()
-
-    def scales(self, weight: Grouped) -> Tensor:
-        return weight.scales.float()
-
-    def zero_points(self, weight: Grouped) -> Tensor:
-        if weight.zero_points is None:
-            return torch.full(weight.scales.shape, 2.0 ** (weight.bits - 1))
-        return weight.zero_points.float()
-
-    def rounded(self, x: Tensor, act_bits: int) -> Tensor:
-        step = self.peak(x).clamp(min=1e-5) / (2 ** (act_bits - 1) - 1)
-        return (x / step).round() * step
-
-    def peak(self, x: Tensor) -> Tensor:
-        return x.abs().amax(1, keepdim=True)
-
-    def product(self, x: Tensor, weight: Tensor) -> Tensor:
-        return torch.stack([weight @ token for token in x]) if len(x) else x @ weight.T
-
-    def answer(self, y: Tensor, inputs: Tensor) -> Tensor:
-        return y.to(inputs.dtype)
-
-
-class SoundPlanes(Sound):
-    """The same for bit planes."""
-
-    name = "sound_planes"
-    capabilities = KernelCapabilities("planes", bits=(1,), dtypes=HALVES)
-
-    def weights(self, weight: Planes) -> Tensor:
-        planes = range(len(weight.planes))
-        return sum((self.plane(weight, p) for p in planes), torch.zeros(weight.shape))
-
-    def plane(self, weight: Planes, index: int) -> Tensor:
-        bits = bitstream.unpack(weight.planes[index], 1, weight.in_features).float()
-        columns = weight.g_idx.long()
-        values = weight.scales[index].float()[:, columns] * (2 * bits - 1 if weight.signed else bits)
-        if weight.offsets is not None:
-            values += weight.offsets[index].float()[:, columns]
-        return values * self.mask(weight, index)
-
-    def mask(self, weight: Planes, index: int) -> Tensor:
-        if weight.masks is None:
-            return torch.ones(weight.shape)
-        return bitstream.unpack(weight.masks[index], 1, weight.in_features).float()
-
-
-class SoundCodebook(Sound):
-    """The same for a codebook."""
-
-    name = "sound_codebook"
-    capabilities = KernelCapabilities("codebook", bits=(4,), dtypes=HALVES)
-
-    def weights(self, weight: Codebook) -> Tensor:
-        size = weight.shape[0] * weight.shape[1]
-        codes = bitstream.unpack(weight.qweight[None], 4, size)[0].long()
-        return (weight.levels[codes] * weight.absmax[self.blocks(weight)]).reshape(weight.shape)
-
-    def blocks(self, weight: Codebook) -> Tensor:
-        return torch.arange(weight.shape[0] * weight.shape[1]) // weight.block_size
 
 
 class HalfSums(Sound):
@@ -369,7 +255,7 @@ class Curt(Sound):
 
 
 class InputsFlattened(Sound):
-    """Takes the leading dimensions of inputs for tokens."""
+    """Takes leading dimensions of inputs for tokens."""
 
     def matmul(self, inputs: Tensor, prepared: Any, *, act_bits: int | None = None) -> Tensor:
         flat = inputs.reshape(-1, inputs.shape[-1])
@@ -398,3 +284,44 @@ class BlocksOfRows(SoundCodebook):
         each = -(-cols // weight.block_size)
         index = torch.arange(rows)[:, None] * each + torch.arange(cols) // weight.block_size
         return index.reshape(-1).clamp(max=max(len(weight.absmax) - 1, 0))
+
+
+# What is broken, the promise that must notice, and what it says.
+MUTANTS: list[tuple[type[Kernel], str, str]] = [
+    (HalfWeights, "test_weights_are_rounded_once", "a weight is"),
+    (GroupsOffByOne, "test_weights_are_rounded_once", "a weight is"),
+    (ScalesTransposed, "test_weights_are_rounded_once", "a weight is"),
+    (ZeroPointTwice, "test_weights_are_rounded_once", "a weight is"),
+    (SecondPlaneDropped, "test_weights_are_rounded_once", "a weight is"),
+    (MasksIgnored, "test_weights_are_rounded_once", "a weight is"),
+    (BlocksOfRows, "test_weights_are_rounded_once", "a weight is"),
+    (HalfSums, "test_products_are_within_their_bound", "y is"),
+    (ScalesInHalf, "test_scales_keep_their_range", "inf at"),
+    (TailOfColumnsDropped, "test_products_are_within_their_bound", "y is 0 at"),
+    (LastRowMissed, "test_products_are_within_their_bound", "y is 0 at"),
+    (SignedCodes, "test_one_hot_inputs_read_every_weight", "y is"),
+    (NothingCrashes, "test_nothing_times_nothing_is_zero_of_the_right_shape", "cannot reshape"),
+    (NaNSwallowed, "test_nan_and_inf_reach_their_row_and_no_other", "expected nan"),
+    (NaNSpread, "test_nan_and_inf_reach_their_row_and_no_other", "y is nan"),
+    (ScalesNormalized, "test_zero_scales_give_zeros", "a weight is not 0"),
+    (ZeroPointWrapped, "test_zero_points_lie_at_both_ends", "zero_points='low'"),
+    (OrderIgnored, "test_g_idx_is_an_order_of_columns", "in the groups' order is not bit-equal"),
+    (PeakOfTensor, "test_every_token_has_its_own_grid", "inputs='rows apart'"),
+    (FloorForgotten, "test_every_token_has_its_own_grid", "inputs='small'"),
+    (ActivationsWrapped, "test_every_token_has_its_own_grid", "y is"),
+    (TailNotWritten, "test_every_element_is_written", "y is nan"),
+    (InputsOverwritten, "test_operands_are_not_written_to", "writes to its operands: x["),
+    (CodesOverwritten, "test_operands_are_not_written_to", "writes to its operands: qweight["),
+    (StridesIgnored, "test_views_count_as_their_copies", "operands is"),
+    (AnswersInFloat32, "test_results_are_where_the_inputs_are", "answers float16 in torch.float32"),
+    (Dice, "test_two_runs_give_the_same_bits", "y of two runs is not bit-equal"),
+    (BatchDependent, "test_a_row_is_the_same_bits_in_any_batch", "alone is not bit-equal"),
+    (FirstTokenAlone, "test_a_row_depends_little_on_its_batch", "alone is"),
+    (GradientTransposed, "test_gradients_reach_the_inputs", "the gradient is"),
+    (GradientLost, "test_gradients_reach_the_inputs", "no gradient reaches the inputs"),
+    (Obliging, "test_weights_that_are_not_supported_are_refused", "takes a weight of the codebook"),
+    (Obliging, "test_weights_whose_tensors_do_not_fit_are_refused", "qweight one shorter"),
+    (Obliging, "test_dtypes_that_are_not_supported_are_refused", "takes float64, and declares"),
+    (Curt, "test_weights_that_are_not_supported_are_refused", "and does not name Grouped"),
+    (InputsFlattened, "test_inputs_that_do_not_fit_are_refused", "takes inputs of one dimension"),
+]
