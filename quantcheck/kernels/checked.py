@@ -135,6 +135,10 @@ def check_operand(weight: Operand, can: KernelCapabilities, name: str) -> torch.
     family = FAMILIES[can.weights]
     if not isinstance(weight, family):
         raise KernelError(f"{name} takes {family.__name__} weights, got {type(weight).__name__}")
+    device, *others = {value.device for value in vars(weight).values() if isinstance(value, Tensor)}
+    if others or device.type not in can.devices:
+        found = ", ".join(map(str, (device, *others)))
+        raise KernelError(f"{name}: a weight must lie on one device, {' or '.join(can.devices)}; got {found}")
     rows, cols = weight.shape
     for what, size, multiple in (("out", rows, can.out_multiple), ("in", cols, can.in_multiple)):
         if size < 0 or size % multiple:
@@ -146,10 +150,6 @@ def check_operand(weight: Operand, can: KernelCapabilities, name: str) -> torch.
             _check_codebook(weight, can, name)
         case Planes():
             _check_planes(weight, can, name)
-    device, *others = {value.device for value in vars(weight).values() if isinstance(value, Tensor)}
-    if others or device.type not in can.devices:
-        found = ", ".join(map(str, (device, *others)))
-        raise KernelError(f"{name}: a weight must lie on one device, {' or '.join(can.devices)}; got {found}")
     return device
 
 
@@ -213,7 +213,7 @@ def _groups(what: str, scales: Tensor, leading: tuple[int, ...]) -> int:
 
 def _check_order(what: str, g_idx: Tensor, cols: int, groups: int, can: KernelCapabilities) -> None:
     _require(what, g_idx, (torch.int32,), (cols,))
-    _require_range(f"{what} names groups that have scales: it", g_idx, groups - 1)
+    _require_range(f"{what} names groups of scales: it", g_idx, groups - 1)
     if not can.g_idx and bool((g_idx.diff() < 0).any()):
         raise KernelError(f"{what} must not descend: groups lie in the order of their columns here")
     sizes = [cols if size is None else size for size in can.group_sizes]
