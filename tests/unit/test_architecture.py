@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -192,6 +193,13 @@ def test_every_room_of_the_rule_is_there() -> None:
         "session",
     }
     assert set(ROOMS) - {room(module) for module in MODULES} == set()
+
+
+def test_every_folder_of_modules_is_packaged() -> None:
+    with (REPOSITORY / "pyproject.toml").open("rb") as file:
+        packaged = set(tomllib.load(file)["tool"]["setuptools"]["packages"])
+    folders = {".".join(path.parent.relative_to(REPOSITORY).parts) for path in PACKAGE.rglob("__init__.py")}
+    assert packaged == folders | {"quantcheck.baselines", "quantcheck.suites"}
 
 
 def test_programs_are_imported_by_nobody_outside_their_folder() -> None:
