@@ -18,7 +18,9 @@ _SIGNED = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 def pattern(tensor: Tensor) -> Tensor:
     """Return the bytes of a tensor."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    # A clone: `contiguous` leaves a tensor of one element whatever stride it has, and then it has no view.
+    flat = tensor.detach().cpu().clone(memory_format=torch.contiguous_format).reshape(-1)
+    return flat.view(torch.uint8)
 
 
 def difference(expected: Tensors, got: Tensors) -> str:

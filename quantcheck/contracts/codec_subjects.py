@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantcheck.codecs.affine import AffineFormat
@@ -71,7 +71,8 @@ class CodecTests:
 
     def hold(self, promise: Callable[..., None], *drawn: st.SearchStrategy[Any], cost: int = 1) -> None:
         """Check a promise on drawn examples, the same in every run: ``examples``, or a share of them."""
-        examples(max(2, self.examples // cost))(given(*drawn)(promise))()
+        asked = settings(examples(max(2, self.examples // cost)), report_multiple_bugs=False)
+        asked(given(*drawn)(promise))()
 
     @classmethod
     def _refuse_unknown(cls) -> None:
