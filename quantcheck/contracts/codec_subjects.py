@@ -57,7 +57,9 @@ class CodecTests:
         _, applies = _OPTIONAL.get(metafunc.function.__name__, (None, None))
         asked = [codec for codec in codecs if applies is None or applies(codec)]
         names = [name for name in ("codec", "others") if name in metafunc.fixturenames]
-        rows = [pytest.param(*(codec, partners(codec, codecs))[: len(names)], id=codec.id) for codec in asked]
+        rows = [
+            pytest.param(*(codec, self.partners(codec, codecs))[: len(names)], id=codec.id) for codec in asked
+        ]
         reason = "none of the selected codecs makes this promise"
         nothing = pytest.param(
             *(None, ())[: len(names)], id="nothing-asked-for", marks=pytest.mark.skip(reason)
@@ -68,6 +70,12 @@ class CodecTests:
     def source(cls, config: pytest.Config) -> Sequence[Codec]:
         """Return the codecs to ask; override it where a run's options choose."""
         return cls.codecs
+
+    @classmethod
+    def partners(cls, codec: Codec, codecs: Sequence[Codec]) -> tuple[Codec, ...]:
+        """Return the other affine codecs of the same width; where there is none, the codec itself."""
+        others = (each for each in codecs if is_affine(each) and each.bits == codec.bits)
+        return tuple(each for each in others if each.id != codec.id) or (codec,)
 
     def hold(self, promise: Callable[..., None], *drawn: st.SearchStrategy[Any], cost: int = 1) -> None:
         """Check a promise on drawn examples, the same in every run: ``examples``, or a share of them."""
@@ -90,14 +98,6 @@ class CodecTests:
 def is_affine(codec: Codec) -> bool:
     """Whether a codec converts into others."""
     return isinstance(codec, AffineFormat)
-
-
-def partners(codec: Codec, codecs: Sequence[Codec]) -> tuple[Codec, ...]:
-    """Return the other affine codecs of the same width; where there is none, the codec itself."""
-    others = tuple(
-        each for each in codecs if is_affine(each) and each.bits == codec.bits and each is not codec
-    )
-    return others or (codec,)
 
 
 def assert_round_trip(codec: Codec, parts: Parts) -> None:

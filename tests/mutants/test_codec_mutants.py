@@ -13,7 +13,7 @@ from mutants.codecs import MUTANTS, SOUND, V1, V2
 from quantcheck.codecs.base import Codec
 from quantcheck.codecs.hqq import Hqq
 from quantcheck.contracts import CodecContract
-from quantcheck.contracts.codec_subjects import is_affine, partners
+from quantcheck.contracts.codec_subjects import is_affine
 from quantcheck.errors import SpecError
 
 
@@ -28,12 +28,13 @@ def promises_of(contract: type[CodecContract]) -> set[str]:
 def check(codec: Codec, promise: str, **declared: Any) -> None:
     """Run one promise's test as pytest would; what is about others, of sound codecs beside it, too."""
     codecs = (codec, V1(), Hqq(4))
-    test = getattr(contract_of(*codecs, **declared)(), promise)
+    contract = contract_of(*codecs, **declared)
+    test = getattr(contract(), promise)
     if "others" not in inspect.signature(test).parameters:
         test(codec)
         return
     for each in codecs if is_affine(codec) else ():
-        test(each, partners(each, codecs))
+        test(each, contract.partners(each, codecs))
 
 
 @pytest.mark.parametrize(
