@@ -24,6 +24,7 @@ from torch import Tensor
 
 from quantcheck.codecs.affine import Affine, AffineFormat, consecutive, exactly, in_order, whole
 from quantcheck.codecs.base import Field, Place, Shape, Tensors
+from quantcheck.codecs.bitstream import STRIP
 from quantcheck.codecs.lanes import fresh, join, part
 
 SHARDS = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
@@ -82,30 +83,45 @@ class Uintx(AffineFormat):
         return tuple(places)
 
     def _pack(self, parts: Tensors, shape: Shape) -> dict[str, Tensor]:
-        stored, low = {}, 0
-        for width in SHARDS[self.bits]:
-            values = parts["codes"] >> low & (1 << width) - 1
-            slices = values.reshape(shape.rows, 8 // width, shape.cols * width // 8).unbind(1)
-            stored[f"int{width}_shard"] = join(slices, range(0, 8, width))
-            low += width
+        fields = self.stored(shape)
+        shards = {name: parts["codes"].new_empty(fields[name].shape) for name in self._shards}
+        for codes, *strips in self._strips(parts["codes"], shards):
+            low = 0
+            for width, strip in zip(SHARDS[self.bits], strips, strict=True):
+                values = (codes >> low).bitwise_and_((1 << width) - 1)
+                slices = values.reshape(len(codes), 8 // width, strip.shape[1]).unbind(1)
+                strip.copy_(join(slices, range(0, 8, width)))
+                low += width
         return {
-            **stored,
+            **shards,
             "scale": fresh(parts["scales"], shape.rows, shape.groups),
             "zero_point": fresh(parts["zero_points"], shape.rows, shape.groups),
         }
 
     def _unpack(self, stored: Tensors, shape: Shape) -> dict[str, Tensor]:
-        codes, low = stored["scale"].new_zeros((shape.rows, shape.cols), dtype=torch.uint8), 0
-        for width in SHARDS[self.bits]:
-            values = codes.new_empty((shape.rows, 8 // width, shape.cols * width // 8))
-            part(stored[f"int{width}_shard"], range(0, 8, width), width, values.unbind(1))
-            codes |= values.view(shape.rows, shape.cols) << low
-            low += width
+        unpacked = stored["scale"].new_zeros((shape.rows, shape.cols), dtype=torch.uint8)
+        for codes, *strips in self._strips(unpacked, stored):
+            low = 0
+            for width, strip in zip(SHARDS[self.bits], strips, strict=True):
+                values = codes.new_empty((len(codes), 8 // width, strip.shape[1]))
+                part(strip, range(0, 8, width), width, values.unbind(1))
+                codes.bitwise_or_(values.view(codes.shape) << low)
+                low += width
         return {
-            "codes": codes,
+            "codes": unpacked,
             "scales": fresh(stored["scale"], shape.rows, shape.groups),
             "zero_points": fresh(stored["zero_point"], shape.rows, shape.groups),
         }
+
+    @property
+    def _shards(self) -> list[str]:
+        return [f"int{width}_shard" for width in SHARDS[self.bits]]
+
+    def _strips(self, codes: Tensor, shards: Tensors) -> zip[tuple[Tensor, ...]]:
+        """Cut codes and shards into strips of rows that stay in the cache."""
+        rows = max(1, STRIP // max(codes.shape[1], 1))
+        together = (codes, *(shards[name] for name in self._shards))
+        return zip(*(torch.split(each, rows) for each in together), strict=True)
 
     def to_affine(self, parts: Tensors, shape: Shape) -> Affine:
         """Take the parts as they are."""
