@@ -17,11 +17,16 @@ from quantcheck.strategies.models import (
     odd_models,
     seeds,
 )
+from quantcheck.strategies.operands import CodebookRecipe, GroupedRecipe, PlanesRecipe, Product
 
 __all__ = [
     "BLEMISHES",
     "DAMAGES",
+    "CodebookRecipe",
+    "GroupedRecipe",
     "Layer",
+    "PlanesRecipe",
+    "Product",
     "TinyInstructions",
     "TinyLlama",
     "damaged",

@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -124,3 +125,25 @@ def test_promises_are_collected_where_they_are_made() -> None:
 def test_a_contract_that_says_something_impossible_is_refused(declared: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=re.escape(message)):
         type("TestMine", (KernelContract,), declared)
+
+
+@pytest.fixture
+def page(repository: Path) -> str:
+    """The part on kernels of the contracts' page."""
+    text = (repository / "docs" / "contracts.md").read_text(encoding="utf-8")
+    [part] = [part for part in text.split("\n# ") if part.startswith("Kernels")]
+    return part
+
+
+def test_the_kernel_of_the_docs_keeps_its_contract(page: str, pytester: pytest.Pytester) -> None:
+    [example] = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    pytester.makepyfile(example)
+
+    result = pytester.runpytest("-p", "no:quantcheck", "-p", "no:cacheprovider")
+
+    result.assert_outcomes(passed=2 * 18)
+
+
+def test_every_promise_is_in_the_docs(page: str) -> None:
+    made = {*promises_of(contract_of(*SOUND)), *promises_of(contract_of(broken.FirstTokenAlone))}
+    assert set(re.findall(r"`(test_\w+)`", page)) == made
