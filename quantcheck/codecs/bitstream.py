@@ -106,7 +106,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     if not codes.numel():
         return packed
     spread, full = _unit(bits)
-    for strip, target in _strips(codes, packed, cols):
+    for strip, target in strips(codes, packed, cols):
         folded = _padded(strip, cols)
         words = folded.view(torch.int64)
         for fields, distance in _folds(bits):
@@ -137,7 +137,7 @@ def unpack(packed: Tensor, bits: int, cols: int) -> Tensor:
     if not codes.numel():
         return codes
     spread, full = _unit(bits)
-    for target, strip in _strips(codes, packed, cols):
+    for target, strip in strips(codes, packed, cols):
         folded = _padded(strip[:, :0], cols)
         for byte in range(full):
             lane = strip[:, byte::full]
@@ -191,7 +191,8 @@ def _folds(bits: int) -> list[tuple[int, int]]:
     return folds
 
 
-def _strips(codes: Tensor, packed: Tensor, cols: int) -> zip[tuple[Tensor, Tensor]]:
+def strips(codes: Tensor, packed: Tensor, cols: int) -> zip[tuple[Tensor, Tensor]]:
+    """Cut codes of ``cols`` columns, and what they are packed into, into strips of rows."""
     rows = max(1, STRIP // max(cols, 1))
     return zip(torch.split(codes, rows), torch.split(packed, rows), strict=True)
 

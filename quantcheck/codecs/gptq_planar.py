@@ -58,19 +58,23 @@ class GptqPlanar(Gptq):
 
     def _words(self, codes: Tensor) -> Tensor:
         rows, count = codes.shape
-        planes, low = [], 0
-        for width in PLANES[self.bits]:
-            plane = codes >> low & (1 << width) - 1
-            planes.append(bitstream.pack_words(plane, width).view(rows, count // WORD, width))
-            low += width
-        return torch.cat(planes, dim=2).view(rows, count * self.bits // WORD)
+        words = codes.new_empty(rows, count // WORD, self.bits, dtype=torch.int32)
+        for strip, target in bitstream.strips(codes, words, count):
+            low = 0
+            for width in PLANES[self.bits]:
+                plane = bitstream.pack_words(strip >> low & (1 << width) - 1, width)
+                target[:, :, low : low + width] = plane.view(*target.shape[:2], width)
+                low += width
+        return words.view(rows, count * self.bits // WORD)
 
     def _codes(self, words: Tensor, count: int) -> Tensor:
         rows, blocks = words.shape[0], count // WORD
         codes = words.new_zeros(rows, count, dtype=torch.uint8)
-        low = 0
-        for plane in torch.split(words.reshape(rows, blocks, self.bits), list(PLANES[self.bits]), dim=2):
-            width = plane.shape[2]
-            codes |= bitstream.unpack_words(plane.reshape(rows, blocks * width), width, count) << low
-            low += width
+        planes = words.reshape(rows, blocks, self.bits)
+        for target, strip in bitstream.strips(codes, planes, count):
+            low = 0
+            for width in PLANES[self.bits]:
+                plane = strip[:, :, low : low + width].reshape(len(strip), blocks * width)
+                target.bitwise_or_(bitstream.unpack_words(plane, width, count) << low)
+                low += width
         return codes
