@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mutants import codecs
+from mutants import codecs, kernels
 from mutants.fixed_seed import round_trip_fails
+from mutants.fixed_seed_kernels import product_fails
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "mutants.md"
 
@@ -49,7 +50,10 @@ class Table:
         yield f"The contract catches {count} of {count} mutants, the usual test {sum(caught.values())}."
 
 
-TABLES = {"codecs": Table(codecs.MUTANTS, round_trip_fails)}
+TABLES = {
+    "codecs": Table(codecs.MUTANTS, round_trip_fails),
+    "kernels": Table(kernels.MUTANTS, product_fails),
+}
 
 
 def filled(text: str) -> str:
