@@ -6,13 +6,12 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, settings
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM
 
 from quantcheck.errors import SpecError
 from quantcheck.methods import METHODS
@@ -22,6 +21,9 @@ from quantcheck.methods.layerwise import HessianMethod, LinearMethod
 from quantcheck.registry import Capabilities, did_you_mean
 from quantcheck.spec import QuantSpec, refusal
 from quantcheck.strategies import DAMAGES, TinyInstructions, TinyLlama
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
 
 LAYER_PROMISES = ("rows_independent", "scales_with_weights", "hessian_scale_free", "diagonal_twin")
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from quantcheck.methods.parts.hessian import Hessian
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
 
 VOCABULARY = 64
 BLEMISHES = ("zero row", "constant row", "zero column", "dead channel", "outlier channel", "tiny", "all zero")
@@ -97,6 +99,8 @@ class TinyLlama:
 
     def build(self, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
         """Make the model, in eval mode; the ambient random state stays as it was."""
+        from transformers import LlamaConfig, LlamaForCausalLM
+
         config = LlamaConfig(
             vocab_size=VOCABULARY,
             hidden_size=self.hidden_size,
