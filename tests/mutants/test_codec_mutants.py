@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,3 +119,24 @@ def test_a_sound_codec_keeps_its_contract_under_any_pytest(
 
     assert result.ret == pytest.ExitCode.OK
     result.assert_outcomes(passed=2 * len(promises_of(contract_of(V2()))))
+
+
+def codecs_of_the_docs(repository: Path) -> str:
+    page = (repository / "docs" / "contracts.md").read_text(encoding="utf-8")
+    return page.partition("\n# Codecs")[2].partition("\n# ")[0]
+
+
+def test_the_contract_of_the_docs_is_kept(pytester: pytest.Pytester, repository: Path) -> None:
+    part = codecs_of_the_docs(repository)
+    [example] = re.findall(r"^```python\n(.*?)^```", part, flags=re.MULTILINE | re.DOTALL)
+    pytester.makepyfile(example)
+
+    result = pytester.runpytest("-p", "no:cacheprovider")
+
+    assert result.ret == pytest.ExitCode.OK
+    assert result.parseoutcomes()["passed"] > 12
+
+
+def test_every_promise_is_in_the_docs(repository: Path) -> None:
+    named = set(re.findall(r"`(test_\w+)`", codecs_of_the_docs(repository)))
+    assert named == promises_of(contract_of(V2()))
