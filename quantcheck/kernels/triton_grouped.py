@@ -15,7 +15,7 @@ straddles, the next. Columns out of order are brought into the order of their gr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import triton
@@ -177,7 +177,7 @@ class Layout:
         return weight
 
     @property
-    def constants(self) -> dict[str, object]:
+    def constants(self) -> dict[str, Any]:
         """What a kernel is compiled for."""
         zeros = self.zero_points is not None
         return {"BITS": self.bits, "ZEROS": zeros, "ROWS": ROWS, "COLS": self.runs.width}

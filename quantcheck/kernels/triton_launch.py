@@ -4,8 +4,9 @@ Sums are float32, in float32 arithmetic where the inputs are (`input_precision="
 leave the kernels in float32, to be rounded once by torch.
 
 Triton's interpreter runs the kernels on the CPU, with numpy in place of the compiler, where
-``TRITON_INTERPRET=1`` is set before Triton is imported; that is how they have been checked, with Triton 3.9.
-It multiplies bfloat16 as if it were uint16, so tiles are float32 there, whatever the inputs are.
+``TRITON_INTERPRET=1`` is set before Triton is imported; that is how they have been checked, with Triton 3.9,
+whose compiler also takes them for compute capabilities 8.0 and 9.0; on a GPU they have not been run yet. The
+interpreter multiplies bfloat16 as if it were uint16, so tiles are float32 there, whatever the inputs are.
 """
 # mypy: disable-error-code="import-not-found,import-untyped"
 
@@ -67,8 +68,11 @@ def tile_dtype(dtype: torch.dtype) -> Any:
     return tl.float32 if INTERPRETED else half.get(dtype, tl.float32)
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-    """Run ``kernel`` once for each place of ``grid``."""
+def launch(
+    kernel: Any, grid: tuple[int, ...], *arguments: Any, enable_fp_fusion: bool = True, **constants: Any
+) -> None:
+    """Run ``kernel`` once for each place of ``grid``; products and sums may be fused by default."""
+    constants["enable_fp_fusion"] = enable_fp_fusion
     if not INTERPRETED:
         kernel[grid](*arguments, **constants)
         return

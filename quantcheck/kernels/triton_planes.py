@@ -8,7 +8,7 @@ too, whatever the inputs' dtype is. Each column's group is looked up, so groups 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import triton
@@ -53,7 +53,7 @@ def _read(
     total = tl.zeros((ROWS, COLS), dtype=tl.float32)
     group = tl.load(g_idx + k, mask=k < in_features, other=0)
     for plane in range(count):
-        row = plane * out_features.to(tl.int64) + n.to(tl.int64)[:, None]
+        row = (plane * out_features + n).to(tl.int64)[:, None]
         weight = _bits(planes, row * ((in_features + 7) // 8), k, inside)
         if SIGNED:
             weight = 2.0 * weight - 1.0
@@ -190,6 +190,7 @@ class PlanesTriton(CheckedKernel):
             _decode,
             (triton.cdiv(rows, ROWS), triton.cdiv(cols, COLS)),
             *(*_operands(weight), decoded, len(weight.planes), rows, cols, weight.scales.shape[2]),
+            enable_fp_fusion=False,  # the same bits as the reference's
             **_constants(weight),
         )
         return decoded.to(dtype)
@@ -216,7 +217,7 @@ def _operands(weight: Planes) -> tuple[Tensor, ...]:
     return weight.planes, weight.scales, offsets, masks, weight.g_idx
 
 
-def _constants(weight: Planes) -> dict[str, object]:
+def _constants(weight: Planes) -> dict[str, Any]:
     """What a kernel is compiled for."""
     return {
         "SIGNED": weight.signed,

@@ -36,10 +36,8 @@ def test_strips_of_any_height_make_the_same_weight(
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_gradients_of_strips_add_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "STRIP", 100)
-    kernel, x = (
-        build(name),
-        torch.randn(3, 37, requires_grad=True, generator=torch.Generator().manual_seed(0)),
-    )
+    kernel = build(name)
+    x = torch.randn(3, 37, requires_grad=True, generator=torch.Generator().manual_seed(0))
     outer = torch.randn(3, 13, generator=torch.Generator().manual_seed(1))
     kernel.matmul(x, kernel.prepare(WEIGHTS[name].operand(), x.dtype)).backward(outer)
     expected = outer.double() @ WEIGHTS[name].terms().sum(0)
