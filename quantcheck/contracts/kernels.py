@@ -59,13 +59,15 @@ class KernelPromises(KernelTests):
         self.hold(promise, products(kernel.can, kernel.bits, kernel.act_bits, inputs=("one-hot",), least=1))
 
     def test_nothing_times_nothing_is_zero_of_the_right_shape(self, kernel: Subject) -> None:
-        """No tokens, no rows, no columns, in every combination."""
+        """No tokens, no rows, no columns, in every combination; gradients, too, where they are promised."""
         can = kernel.can
         for tokens, rows, cols in combinations((0, 1), (0, can.out_multiple), (0, can.in_multiple)):
             product = Product(plain_weight(can, kernel.bits, rows, cols), tokens, "ones", can.dtypes[0])
             product = replace(product, act_bits=kernel.act_bits)
             _hold_weights(kernel, product)
             _hold(kernel, product, kernel.multiply(product), multiplied(product, kernel.accumulates))
+            if can.gradients and kernel.act_bits is None:
+                _hold_gradient(kernel, product)
 
     def test_nan_and_inf_reach_their_row_and_no_other(self, kernel: Subject) -> None:
         """One input is NaN or Inf: its token's results are not finite where the product is not."""
@@ -247,13 +249,7 @@ class KernelPromises(KernelTests):
         """The gradient of the result times the weight, within its bound."""
 
         def promise(product: Product) -> None:
-            x = product.x().requires_grad_()
-            y = kernel.multiply(product, x)
-            assert y.requires_grad, f"{kernel.id}: no gradient reaches the inputs, for {product}"
-            outer = torch.randn(y.shape, generator=torch.Generator().manual_seed(product.seed)).to(y.dtype)
-            torch.autograd.backward(y, outer.to(y.device))
-            assert x.grad is not None, f"{kernel.id}: no gradient reaches the inputs, for {product}"
-            _hold(kernel, product, x.grad, gradient(product, outer, kernel.accumulates), "the gradient")
+            _hold_gradient(kernel, product)
 
         self.hold(promise, products(kernel.can, kernel.bits))
 
@@ -273,6 +269,16 @@ def _hold_weights(kernel: Subject, product: Product) -> None:
     dtype = dtype_of(product.dtype)
     got, expected = kernel.dequantize(product.weight, dtype), dequantized(product.weight, dtype)
     _hold(kernel, product, got, expected, "a weight")
+
+
+def _hold_gradient(kernel: Subject, product: Product) -> None:
+    x = product.x().requires_grad_()
+    y = kernel.multiply(product, x)
+    assert y.requires_grad, f"{kernel.id}: no gradient reaches the inputs, for {product}"
+    outer = torch.randn(y.shape, generator=torch.Generator().manual_seed(product.seed)).to(y.dtype)
+    torch.autograd.backward(y, outer.to(y.device))
+    assert x.grad is not None, f"{kernel.id}: no gradient reaches the inputs, for {product}"
+    _hold(kernel, product, x.grad, gradient(product, outer, kernel.accumulates), "the gradient")
 
 
 def _in_each_dtype(kernel: Subject, product: Product) -> list[Product]:
