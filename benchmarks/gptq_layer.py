@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.timing import heads, ratios, row, spread
 from quantcheck.methods.gptq import Gptq
 from quantcheck.spec import QuantSpec
 
@@ -184,18 +184,11 @@ def share_of_allowance(problem: Problem, run: Callable[[], object]) -> float:
 def table(results: dict[str, Result]) -> str:
     """Lay out medians, ranges and ratios as markdown."""
     mine = results["quantcheck"].seconds
-    lines = [
-        "| | seconds, median (range) | times quantcheck's, median (range) | output error |",
-        "|---|---|---|---|",
-    ]
+    lines = heads(("", "seconds, median (range)", "times quantcheck's, median (range)", "output error"))
     for name, result in results.items():
-        ratios = [theirs / own for theirs, own in zip(result.seconds, mine, strict=True)]
-        lines.append(f"| {name} | {_spread(result.seconds)} | {_spread(ratios)} | {result.error:.5f} |")
+        faster = spread(ratios(result.seconds, mine))
+        lines.append(row((name, spread(result.seconds), faster, f"{result.error:.5f}")))
     return "\n".join(lines)
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def main(arguments: list[str] | None = None) -> int:

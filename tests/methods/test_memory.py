@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -41,14 +40,10 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def benchmark(repository: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gptq_layer", repository / "benchmarks" / "gptq_layer.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def benchmark(repository: Path) -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(repository)
+        yield importlib.import_module("benchmarks.gptq_layer")
 
 
 def quantizing(text: str, weight: torch.Tensor, hessian: torch.Tensor) -> Callable[[], object]:

@@ -1,0 +1,1 @@
+"""Timings beside other libraries; `docs/performance.md` holds their tables."""
