@@ -194,7 +194,7 @@ class _Strips(CheckedKernel):
     def gradient(self, outer: Tensor, prepared: Prepared) -> Tensor:
         """Return the gradient of the inputs; see `CheckedKernel.gradient`."""
         result, outer32 = torch.zeros(len(outer), prepared.shape[1]), outer.to(torch.float32)
-        if outer.numel():
+        if outer.numel() and result.numel():
             for rows, decoded in _strips(prepared):
                 result.addmm_(outer32[:, rows], decoded)
         return _restored(result, prepared).to(outer.dtype)

@@ -186,34 +186,40 @@ def search_scale(
     Raises:
         QuantizationError: no alpha gives a finite error.
     """
-    least, best = math.inf, None
-    for ratio in RATIOS:
+    least, best = (math.inf, math.inf), None
+    # From the middle outwards: the sooner a good one is found, the sooner the others are given up.
+    for ratio in sorted(RATIOS, key=lambda ratio: abs(ratio - 0.5)):
         scale = scale_at(magnitudes, ratio)
         candidates = {name: rounding(weight * scale).div_(scale) for name, weight in readers.items()}
-        error = output_error(module, candidates, calls)
-        if error < least:
-            least, best = error, (scale, ratio)
+        error = output_error(module, candidates, calls, limit=least[0])
+        if math.isfinite(error) and (error, ratio) < least:
+            least, best = (error, ratio), scale
     if best is None:
         raise QuantizationError(
             "rounding leaves no finite output at any scale; check the model, or load it in float32"
         )
-    return best
+    return best, least[1]
 
 
-def output_error(module: nn.Module, weights: Mapping[str, Tensor], calls: Sequence[Call]) -> float:
+def output_error(
+    module: nn.Module, weights: Mapping[str, Tensor], calls: Sequence[Call], *, limit: float = math.inf
+) -> float:
     """Return the mean squared change of what ``module`` puts out when it computes with ``weights``.
 
     Args:
         module: what is inspected; it is not changed.
         weights: by their parameter names within ``module``.
         calls: what the module was given, and what it put out.
+        limit: an error above it, or NaN, is infinite: the calls that are left are not made.
     """
     weights = {name: weight.to(module.get_parameter(name).dtype) for name, weight in weights.items()}
-    outputs = (
-        _first(functional_call(module, weights, call.arguments, dict(call.keywords))) for call in calls
-    )
-    changes = ((output - call.output).to(torch.float32) for output, call in zip(outputs, calls, strict=True))
-    return sum(change.square().mean().item() for change in changes) / len(calls)
+    error = 0.0
+    for call in calls:
+        output = _first(functional_call(module, weights, call.arguments, dict(call.keywords)))
+        error += (output - call.output).to(torch.float32).square().mean().item()
+        if not error / len(calls) <= limit:
+            return math.inf
+    return error / len(calls)
 
 
 def clip(weight: Tensor, inputs: Tensor, rounding: Rounding) -> Tensor:
