@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mutants import codecs, kernels
+from mutants import caught_codecs, kernels
 from mutants.fixed_seed import round_trip_fails
 from mutants.fixed_seed_kernels import product_fails
 
@@ -51,7 +51,7 @@ class Table:
 
 
 TABLES = {
-    "codecs": Table(codecs.MUTANTS, round_trip_fails),
+    "codecs": Table(caught_codecs.MUTANTS, round_trip_fails),
     "kernels": Table(kernels.MUTANTS, product_fails),
 }
 
