@@ -22,6 +22,7 @@ from quantcheck.fixtures import gate, quantized_model, reference_model
 from quantcheck.options import add_options, given_on_command_line
 
 if TYPE_CHECKING:
+    from quantcheck.extensions import Extensions
     from quantcheck.state import State
 
 __all__ = ["gate", "quantized_model", "reference_model"]
@@ -215,12 +216,13 @@ def get_state(config: pytest.Config) -> State:
     return config.stash[STATE]
 
 
-def extend(config: pytest.Config) -> None:
+def extend(config: pytest.Config) -> Extensions:
     """Register what packages, conftests and plugins bring, once a run; raises `QuantcheckError`."""
     if EXTENSIONS not in config.stash:
         from quantcheck.extensions import Extensions
 
         config.stash[EXTENSIONS] = Extensions(config.hook)
+    return config.stash[EXTENSIONS]
 
 
 def run_folder(config: pytest.Config) -> str:
