@@ -49,6 +49,8 @@ test-slow: $(VENV)/installed
 # Our codecs beside the real libraries, in an environment of its own; a missing library is red here.
 interop: $(INTEROP)/installed
 	QUANTCHECK_INTEROP=required $(INTEROP)/bin/pytest tests/interop -W default --interop-table docs/interop.md
+	$(INTEROP)/bin/pytest suites -n $(WORKERS) -W default -p quantcheck.interop -m "codec or kernel" \
+		--quantcheck-specs 'bnb_blockwise*,bnb_int8*,torchao_int8*,torchao_intx*,gptqmodel_*,ct_library*'
 
 # docs/methods.md. A gate that is red for want of a baseline does not keep its figures out.
 tables: $(VENV)/installed

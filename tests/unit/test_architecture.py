@@ -71,6 +71,7 @@ ROOMS = {
     "known": ("errors", ""),
     "subjects": ("codecs contracts errors extensions kernels known options", "pytest"),
     "options": ("errors plan report spec", "pytest"),
+    "interop": ("codecs kernels registry", "bitsandbytes compressed_tensors gptqmodel torch torchao"),
     "extensions": ("codecs errors kernels methods registry", ""),
     "session": (
         "__init__ baseline errors extensions gate measurement methods metrics models options plan policy "
