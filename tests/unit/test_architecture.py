@@ -39,6 +39,7 @@ PURE = {
     "provenance": ("measurement", ""),
     "baseline": ("errors gate measurement provenance", ""),
     "policy": ("errors gate measurement", ""),
+    "known": ("errors", ""),
     "record": ("gate measurement", ""),
     "report": ("errors gate measurement record", ""),
 }
@@ -68,7 +69,6 @@ ROOMS = {
         "pytest hypothesis safetensors torch transformers",
     ),
     "snapshot": ("baseline measurement", "syrupy filelock"),
-    "known": ("errors", ""),
     "subjects": ("codecs contracts errors extensions kernels known options", "pytest"),
     "options": ("errors plan report spec", "pytest"),
     "interop": ("codecs kernels registry", "bitsandbytes compressed_tensors gptqmodel torch torchao"),
