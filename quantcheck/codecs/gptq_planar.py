@@ -30,6 +30,8 @@ from quantcheck.codecs.gptq import WORD, Gptq
 
 PLANES = {3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
 """Widths of the planes at each width of a code, low bits first."""
+LANES = {1: torch.int64, 2: torch.int32, 4: torch.int16}
+"""What holds the codes that share a byte of a plane, before they do: a byte for each."""
 
 
 class GptqPlanar(Gptq):
@@ -58,23 +60,50 @@ class GptqPlanar(Gptq):
 
     def _words(self, codes: Tensor) -> Tensor:
         rows, count = codes.shape
-        words = codes.new_empty(rows, count // WORD, self.bits, dtype=torch.int32)
-        for strip, target in bitstream.strips(codes, words, count):
-            low = 0
-            for width in PLANES[self.bits]:
-                plane = bitstream.pack_words(strip >> low & (1 << width) - 1, width)
-                target[:, :, low : low + width] = plane.view(*target.shape[:2], width)
-                low += width
-        return words.view(rows, count * self.bits // WORD)
+        packed = codes.new_empty(rows, count // WORD, 4 * self.bits)
+        for strip, target in bitstream.strips(codes, packed, count):
+            whole = strip.clone(memory_format=torch.contiguous_format)
+            for low, width in self._planes():
+                section = target[:, :, 4 * low : 4 * (low + width)]
+                section.copy_(_gathered(whole >> low, width).view(section.shape))
+        return packed.view(torch.int32).view(rows, count * self.bits // WORD)
 
     def _codes(self, words: Tensor, count: int) -> Tensor:
         rows, blocks = words.shape[0], count // WORD
         codes = words.new_zeros(rows, count, dtype=torch.uint8)
-        planes = words.reshape(rows, blocks, self.bits)
-        for target, strip in bitstream.strips(codes, planes, count):
-            low = 0
-            for width in PLANES[self.bits]:
-                plane = strip[:, :, low : low + width].reshape(len(strip), blocks * width)
-                target.bitwise_or_(bitstream.unpack_words(plane, width, count) << low)
-                low += width
+        packed = bitstream.as_bytes(words).view(rows, blocks, 4 * self.bits)
+        for target, strip in bitstream.strips(codes, packed, count):
+            for low, width in self._planes():
+                lanes = target.view(LANES[width])
+                plane = _spread(strip[:, :, 4 * low : 4 * (low + width)], width)
+                lanes |= plane.view(lanes.shape) << low
         return codes
+
+    def _planes(self) -> Iterator[tuple[int, int]]:
+        """List the planes: the lowest bit of each in a code, and its width."""
+        low = 0
+        for width in PLANES[self.bits]:
+            yield low, width
+            low += width
+
+
+def _gathered(codes: Tensor, width: int) -> Tensor:
+    """Gather the low bits of codes in the bytes of a plane, one byte a lane.
+
+    One product moves all codes of a lane: code i, at bit 8 i, to the lane's highest byte, at bit
+    ``width * i`` of it; nothing else that it makes gets there, and no two addends share a bit.
+    """
+    count, lanes = 8 // width, codes.view(LANES[width])
+    mask = sum((1 << width) - 1 << 8 * code for code in range(count))
+    factor = sum(1 << 8 * (count - 1) - (8 - width) * code for code in range(count))
+    return ((lanes & mask) * factor).bitwise_right_shift_(8 * (count - 1))
+
+
+def _spread(plane: Tensor, width: int) -> Tensor:
+    """Spread the bytes of a plane over lanes, one lane a byte: in halves, quarters, then codes."""
+    lanes, joined = plane.to(LANES[width]), 4 // width
+    while joined:
+        mask = sum((1 << joined * width) - 1 << 8 * code for code in range(0, 8 // width, joined))
+        lanes = (lanes << joined * (8 - width)).bitwise_or_(lanes).bitwise_and_(mask)
+        joined //= 2
+    return lanes
