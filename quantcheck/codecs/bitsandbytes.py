@@ -100,9 +100,11 @@ class BitsAndBytes(Format):
 
     def weights(self, parts: Tensors, shape: Shape) -> Tensor:
         """Return the weights, float32 [rows, cols], as bitsandbytes computes them."""
-        levels = codebook(self.data_type, parts["codes"].device)[parts["codes"].int()]
-        blocks = in_blocks(levels, BLOCK_SIZE) * self._absmax(parts)[:, None]
-        return blocks.flatten()[: levels.numel()].view(levels.shape)
+        codes = parts["codes"]
+        # Half the time of indexing with a matrix of codes.
+        levels = codebook(self.data_type, codes.device).index_select(0, codes.flatten().int())
+        blocks = in_blocks(levels, BLOCK_SIZE).mul_(self._absmax(parts)[:, None])
+        return blocks.flatten()[: codes.numel()].view(codes.shape)
 
     def _absmax(self, parts: Tensors) -> Tensor:
         if not self.nested:
