@@ -37,7 +37,7 @@ class Int8(CheckedKernel):
         steps, peaks = round_tokens(inputs, ACT_BITS)
         # Where torchao casts to the dtype of the inputs, too; see docs/findings.md.
         scaled = int_scaled_matmul(steps, codes.contiguous().t(), peaks).to(inputs.dtype)
-        return (scaled * scales).to(inputs.dtype)
+        return cast("Tensor", (scaled * scales).to(inputs.dtype))
 
 
 class Intx(CheckedKernel):
@@ -49,7 +49,7 @@ class Intx(CheckedKernel):
         return weight
 
     def _dequantize(self, prepared: Prepared, dtype: torch.dtype) -> Tensor:
-        return cast("Tensor", self._tensor(prepared.layout, dtype).dequantize())
+        return self._tensor(prepared.layout, dtype).dequantize()
 
     def _matmul(self, inputs: Tensor, prepared: Prepared, act_bits: int | None) -> Tensor:
         return F.linear(inputs, self._tensor(prepared.layout, inputs.dtype))
