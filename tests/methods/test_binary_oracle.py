@@ -21,9 +21,9 @@ LAYER_TOLERANCE = 1e-3  # relative, as the oracles' README gives it
 MODEL_TOLERANCE = {"pbllm": 2e-3, "billm": 5e-3}  # of the difference of mean NLL, likewise
 WIDTHS = {"0.500": "4.5", "0.800": "2.4", "0.857": "2", "0.900": "1.7", "0.950": "1.35"}
 # In these rows a few signs hang on float rounding, and move the whole model: the windows in another order,
-# which changes H by rounding alone, give the oracle's figure to 1e-6 or one .004 or .02 away. Seeds of orders
-# that give the oracle's.
-KNIFE_EDGE = {"pbllm/low0.900/row/magnitude": 2, "pbllm/low0.800/g128/hessian": 11}
+# which changes H by rounding alone, give the oracle's figure to 1e-5 or one .004 or .02 away.
+KNIFE_EDGE = {"pbllm/low0.900/row/magnitude", "pbllm/low0.800/g128/hessian"}
+ORDERS = 40
 DEFAULT_RUN = {"pbllm/low0.900/g128/hessian", "billm/bs64/hessian"}  # the others take some seconds each, too
 HARMLESS = ("reversed", "shuffled0", "one_batch")  # H is the same but for rounding
 
@@ -140,7 +140,7 @@ def test_every_row_of_the_model_is_compared_but_those_of_other_calibration_text(
     names = ("pbllm/", "billm/")
     ours = {key for key in stories.results if key.startswith(names)}
     assert dict(model_rows()).keys() == ours
-    assert ours > DEFAULT_RUN | KNIFE_EDGE.keys()
+    assert ours > DEFAULT_RUN | KNIFE_EDGE
     varied = {key for key in stories.results if key.startswith("tol/") and any(name in key for name in names)}
     assert {key for key, _ in varied_rows()} == {key for key in varied if "other_text" not in key}
 
@@ -158,14 +158,16 @@ def test_the_perplexity_of_the_quantized_model_is_the_oracles(stories: Stories, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("key", "seed"), KNIFE_EDGE.items())
-def test_rows_that_hang_on_rounding_come_out_in_some_order_of_the_windows(
-    stories: Stories, key: str, seed: int
-) -> None:
-    order = torch.randperm(len(stories.calibration), generator=torch.Generator().manual_seed(seed))
-    shuffled = dataclasses.replace(stories, calibration=stories.calibration[order])
+@pytest.mark.parametrize("key", sorted(KNIFE_EDGE))
+def test_rows_that_hang_on_rounding_come_out_in_some_order_of_the_windows(stories: Stories, key: str) -> None:
     spec = dict(model_rows())[key]
-    assert difference(shuffled, spec) == pytest.approx(stories.results[key]["dnll"], abs=tolerance(spec))
+
+    def comes_out(seed: int) -> bool:
+        order = torch.randperm(len(stories.calibration), generator=torch.Generator().manual_seed(seed))
+        shuffled = dataclasses.replace(stories, calibration=stories.calibration[order])
+        return abs(difference(shuffled, spec) - stories.results[key]["dnll"]) <= tolerance(spec) / 100
+
+    assert any(map(comes_out, range(ORDERS)))
 
 
 def varied_rows() -> Iterator[tuple[str, str]]:
