@@ -62,7 +62,7 @@ class GptqPlanar(Gptq):
         rows, count = codes.shape
         packed = codes.new_empty(rows, count // WORD, 4 * self.bits)
         for strip, target in bitstream.strips(codes, packed, count):
-            whole = strip.clone(memory_format=torch.contiguous_format)
+            whole = strip.clone(memory_format=torch.contiguous_format).view(-1)
             for low, width in self._planes():
                 section = target[:, :, 4 * low : 4 * (low + width)]
                 section.copy_(_gathered(whole >> low, width).view(section.shape))
@@ -74,9 +74,8 @@ class GptqPlanar(Gptq):
         packed = bitstream.as_bytes(words).view(rows, blocks, 4 * self.bits)
         for target, strip in bitstream.strips(codes, packed, count):
             for low, width in self._planes():
-                lanes = target.view(LANES[width])
-                plane = _spread(strip[:, :, 4 * low : 4 * (low + width)], width)
-                lanes |= plane.view(lanes.shape) << low
+                lanes = target.view(-1).view(LANES[width])
+                lanes |= _spread(strip[:, :, 4 * low : 4 * (low + width)].flatten(), width) << low
         return codes
 
     def _planes(self) -> Iterator[tuple[int, int]]:
@@ -88,7 +87,7 @@ class GptqPlanar(Gptq):
 
 
 def _gathered(codes: Tensor, width: int) -> Tensor:
-    """Gather the low bits of codes in the bytes of a plane, one byte a lane.
+    """Gather the low bits of flat codes in the bytes of a plane, one byte a lane.
 
     One product moves all codes of a lane: code i, at bit 8 i, to the lane's highest byte, at bit
     ``width * i`` of it; nothing else that it makes gets there, and no two addends share a bit.
@@ -100,7 +99,7 @@ def _gathered(codes: Tensor, width: int) -> Tensor:
 
 
 def _spread(plane: Tensor, width: int) -> Tensor:
-    """Spread the bytes of a plane over lanes, one lane a byte: in halves, quarters, then codes."""
+    """Spread the flat bytes of a plane over lanes, one lane a byte: in halves, quarters, then codes."""
     lanes, joined = plane.to(LANES[width]), 4 // width
     while joined:
         mask = sum((1 << joined * width) - 1 << 8 * code for code in range(0, 8 // width, joined))
