@@ -123,9 +123,12 @@ def build_reference(weight: Weight) -> Tensor:
 
 
 def int4pack(weight: Weight) -> Iterator[tuple[str, Multiply]]:
-    """Multiply by torch's own int4 kernel for CPUs, and by torchao's tensor on top of it."""
+    """Multiply by torch's own int4 kernel for CPUs, and by torchao's tensor on top of it, in bfloat16.
+
+    In float32 that kernel has no vector code: 128 tokens take it hundreds of times as long as any other.
+    """
     operand, size = weight.operand, weight.group_size
-    if not _four_bits(weight) or operand.qweight.device.type != "cpu":
+    if not _four_bits(weight) or operand.qweight.device.type != "cpu" or weight.dtype != torch.bfloat16:
         return
     assert isinstance(operand, Grouped)
     assert operand.zero_points is not None

@@ -1,9 +1,9 @@
 """Kernels: the time of products with quantized weights beside torch's and the libraries' own.
 
-1, 16 and 128 tokens times weights of ``--rows`` by ``--cols`` that stay packed. "Dequantize then linear" is
-plain torch: it decodes the whole weight and multiplies by it. "Not quantized" multiplies by the weight that
-was decoded beforehand. The memory floor is the time to read the packed weight once, at the rate of a copy.
-Of further numbers of rows, the problems of `WIDEST` are timed alone.
+1, 16 and 128 tokens, a column each, times weights of ``--rows`` by ``--cols`` that stay packed. "Dequantize
+then linear" is plain torch: it decodes the whole weight and multiplies by it. "Not quantized" multiplies by
+the weight that was decoded beforehand. The memory floor is the time to read the packed weight once, at the
+rate of a copy. Of further numbers of rows, the problems of `WIDEST` are timed alone.
 
 Nothing is timed before every result is as near to the float64 product as its dtype lets it be, in the
 Frobenius norm: four unit roundoffs for inputs, weights, scales and results, ``sqrt(K)`` of float32 for sums,
@@ -40,7 +40,7 @@ from quantcheck.kernels.tokens import round_tokens
 from quantcheck.strategies.operands import CodebookRecipe, GroupedRecipe, PlanesRecipe
 
 TOKENS = (1, 16, 128)
-TITLES = ("weight", "who", *(f"{tokens} tokens: ms, times quantcheck's" for tokens in TOKENS))
+TITLES = ("weight", "who", *(f"x {tokens}: ms, times quantcheck's" for tokens in TOKENS))
 OURS, FLOOR = "quantcheck", "memory floor"
 ROUNDOFFS = 4
 STEPS = 1.001
@@ -103,7 +103,12 @@ PROBLEMS = (
     Problem("integer", 8, group_size=None, act_bits=8),
     Problem("integer", 4, act_bits=4),
 )
-WIDEST = (Problem("grouped", 4), Problem("codebook", 4), Problem("integer", 8, group_size=None, act_bits=8))
+WIDEST = (
+    Problem("grouped", 4),
+    Problem("grouped", 4, "bfloat16"),
+    Problem("codebook", 4),
+    Problem("integer", 8, group_size=None, act_bits=8),
+)
 
 
 def compare(
