@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 from quantcheck.measurement import kind_of
 
@@ -35,3 +36,10 @@ def with_error(value: float | None, stderr: float | None) -> str:
 def arrow(higher_is_better: bool) -> str:
     """The direction in which a figure gets better."""
     return "↑" if higher_is_better else "↓"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Lines of a plain text table: every column as wide as its widest cell."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -8,7 +8,7 @@ from itertools import groupby
 from quantcheck.gate import Verdict
 from quantcheck.measurement import kind_of
 from quantcheck.record import GateRecord, RunRecord
-from quantcheck.report.figures import arrow, figure, signed, with_error
+from quantcheck.report.figures import arrow, columns, figure, signed, with_error
 
 COLLAPSED = "declared collapsed (no floor; drift, artifact and finiteness gate)"
 LEGEND = "beside each figure: worse than full precision by, ± standard error (nat, points)"
@@ -70,7 +70,7 @@ def _failures(gates: Sequence[GateRecord]) -> Iterator[str]:
                 "-" if gate.drift_margin is None else f"{gate.drift_margin:.3g}",
             )
         )
-    yield from _columns(rows)
+    yield from columns(rows)
 
 
 def _model_tables(model: str, gates: Sequence[GateRecord]) -> Iterator[tuple[str, str]]:
@@ -85,7 +85,7 @@ def _model_tables(model: str, gates: Sequence[GateRecord]) -> Iterator[tuple[str
         rows.append(("full precision", *(_reference(section, metric) for metric in shown), ""))
         for spec, row in groupby(sorted(section, key=lambda gate: gate.spec), key=lambda gate: gate.spec):
             rows.append(_spec_row(spec, list(row), shown))
-        yield from ((line, "") for line in _columns(rows))
+        yield from ((line, "") for line in columns(rows))
         yield "", ""
 
 
@@ -120,12 +120,6 @@ def _reference(gates: Sequence[GateRecord], metric: str) -> str:
 
 def _metric_order(metric: str) -> tuple[int, str]:
     return (["bpw", "ppl", "kld", "top1", "acc"].index(kind_of(metric).name), metric)
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def _listed(gates: Sequence[GateRecord], verdict: Verdict) -> str:
