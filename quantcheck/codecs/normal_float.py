@@ -108,8 +108,7 @@ def _float4() -> Tensor:
             for mantissa in range(2)
         ]
     )
-    # Both zeros are positive in bitsandbytes' table.
-    return torch.cat([magnitudes, 0 - magnitudes]) / magnitudes.max()
+    return torch.cat([magnitudes, -magnitudes]) / magnitudes.max()
 
 
 _CODEBOOKS = {"nf4": _normal_float, "fp4": _float4}

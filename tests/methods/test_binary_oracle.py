@@ -8,22 +8,27 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from methods.oracles import Layer, Stories, load_layer, load_stories
 from quantcheck.methods.base import PackedWeight
 from quantcheck.methods.billm import BiLlm
 from quantcheck.methods.packed.residual_binary import ResidualBinaryWeight
+from quantcheck.methods.parts import binarize as binarize_module
+from quantcheck.methods.parts import feedback
 from quantcheck.methods.parts.binarize import binarize
+from quantcheck.methods.parts.hessian import dead_columns, live_diagonal
 from quantcheck.methods.pbllm import PbLlm
 from quantcheck.spec import QuantSpec
 
 LAYER_TOLERANCE = 1e-3  # relative, as the oracles' README gives it
 MODEL_TOLERANCE = {"pbllm": 2e-3, "billm": 5e-3}  # of the difference of mean NLL, likewise
 WIDTHS = {"0.500": "4.5", "0.800": "2.4", "0.857": "2", "0.900": "1.7", "0.950": "1.35"}
-# In these rows a few signs hang on float rounding, and move the whole model: the windows in another order,
-# which changes H by rounding alone, give the oracle's figure to 1e-5 or one .004 or .02 away.
+# In these rows a few signs hang on float rounding, and move the whole model by .004 or .02: here they are
+# compared in the official code's arithmetic, and the windows come in several orders, which changes H by
+# rounding alone.
 KNIFE_EDGE = {"pbllm/low0.900/row/magnitude", "pbllm/low0.800/g128/hessian"}
-ORDERS = 40
+ORDERS = 6
 DEFAULT_RUN = {"pbllm/low0.900/g128/hessian", "billm/bs64/hessian"}  # the others take some seconds each, too
 HARMLESS = ("reversed", "shuffled0", "one_batch")  # H is the same but for rounding
 
@@ -159,7 +164,11 @@ def test_the_perplexity_of_the_quantized_model_is_the_oracles(stories: Stories, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", sorted(KNIFE_EDGE))
-def test_rows_that_hang_on_rounding_come_out_in_some_order_of_the_windows(stories: Stories, key: str) -> None:
+def test_rows_that_hang_on_rounding_come_out_in_some_order_of_the_windows(
+    stories: Stories, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feedback, "STRIP", 1)
+    monkeypatch.setattr(binarize_module, "inverse_factor", factor_in_three_steps)
     spec = dict(model_rows())[key]
 
     def comes_out(seed: int) -> bool:
@@ -168,6 +177,13 @@ def test_rows_that_hang_on_rounding_come_out_in_some_order_of_the_windows(storie
         return abs(difference(shuffled, spec) - stories.results[key]["dnll"]) <= tolerance(spec) / 100
 
     assert any(map(comes_out, range(ORDERS)))
+
+
+def factor_in_three_steps(hessian: Tensor, percdamp: float, order: Tensor) -> Tensor:
+    """What ``inverse_factor`` computes, by way of the inverse, as the official code does."""
+    damped = hessian + percdamp * live_diagonal(hessian).mean() * torch.eye(len(hessian))
+    damped.diagonal()[dead_columns(hessian)] += 1
+    return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
 
 
 def varied_rows() -> Iterator[tuple[str, str]]:

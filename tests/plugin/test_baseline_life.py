@@ -185,7 +185,7 @@ def test_the_packaged_baselines_are_a_fallback_and_never_written_to(
     packaged = tmp_path / "packaged"
     project.baselines.rename(packaged)
     (packaged / "policy.toml").write_text(POLICY, encoding="utf-8")
-    monkeypatch.setattr("quantcheck.session.packaged_folder", lambda _: packaged)
+    monkeypatch.setattr("quantcheck.options._packaged", lambda _: packaged)
     before = files(packaged)
 
     assert project.run(specs="mine-w3", methods={"mine": Sound()}).ret == pytest.ExitCode.OK
