@@ -8,7 +8,8 @@ is::
     v = sum_k u_k^2 / (1 - n_k / n) / n^2,    u_k = S_k - n_k m
 
 and the bounds are Student's with their Satterthwaite degrees of freedom (recommended by Imbens and Kolesar,
-Review of Economics and Statistics 98, 2016, 701-712). For documents of equal size, this is exactly
+Review of Economics and Statistics 98, 2016, 701-712), the fewer of two cases: windows of a document are
+independent, or all alike. For documents of equal size, this is exactly
 Student's t on the documents' means with one degree of freedom less than documents; for single windows, the
 one-sample t.
 
@@ -136,15 +137,25 @@ def means(differences: ArrayLike, clusters: ArrayLike | None = None) -> Means:
 
 
 def _freedom(sizes: NDArray[np.float64]) -> float:
-    """Satterthwaite's degrees of freedom of v for items of equal variance: 2 E[v]^2 / var(v).
+    """Satterthwaite's degrees of freedom of v, the fewer of independent items and of documents all alike."""
+    return min(_satterthwaite(sizes, sizes), _satterthwaite(sizes, sizes**2))
 
-    The u_k then have the covariance diag(n_k) - n_k n_l / n, and v is sum_k w_k u_k^2.
+
+def _satterthwaite(sizes: NDArray[np.float64], variances: NDArray[np.float64]) -> float:
+    """2 E[v]^2 / var(v) for independent sums S_k with variances d_k, both up to a common factor.
+
+    v is u' W u with W = diag(1 / (1 - n_k / n)); its moments are traces of W C. The covariance C of u is
+    diag(d) + U A U' with the columns n_k and d_k in U, so that no matrix grows with the number of clusters.
     """
     n = sizes.sum()
     weights = 1 / (1 - sizes / n)
-    expected = (weights * (sizes - sizes**2 / n)).sum()
-    own = (weights**2 * (sizes**2 - 2 * sizes**3 / n)).sum()
-    return float(expected**2 / (own + ((weights * sizes**2).sum() / n) ** 2))
+    columns = np.stack([sizes, variances])
+    inner = np.array([[variances.sum() / n**2, -1 / n], [-1 / n, 0]])
+    shared = (columns * (inner @ columns)).sum(axis=0)
+    mean = (weights * (variances + shared)).sum()
+    cross = inner @ (columns * weights) @ columns.T
+    own = (weights**2 * (variances**2 + 2 * variances * shared)).sum()
+    return float(mean**2 / (own + np.trace(cross @ cross)))
 
 
 def _skew(residuals: NDArray[np.float64]) -> float:
