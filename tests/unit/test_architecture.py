@@ -41,13 +41,15 @@ PURE = {
     "policy": ("errors gate measurement", ""),
     "known": ("errors", ""),
     "record": ("gate measurement", ""),
-    "report": ("errors gate measurement record", ""),
+    "published": ("errors measurement", ""),
+    "report": ("errors gate measurement published record", ""),
 }
 ROOMS = {
     **PURE,
     "__init__": ("", ""),
     "cache": ("errors", "filelock"),
     "progress": ("", ""),
+    "cli": ("__init__ errors published report", ""),
     "codecs": ("errors registry", "torch"),
     "kernels": ("codecs errors registry", "torch triton"),
     "methods": (
@@ -97,6 +99,7 @@ PROGRAMS = (
     "quantcheck.models.builtin.curve",
     "quantcheck.models.builtin.generate",
     "quantcheck.models.builtin.train",
+    "quantcheck.published.study",
     "quantcheck.report.methods",
 )
 

@@ -1,0 +1,34 @@
+"""Published figures as data, and how a run is judged against them. ``docs/published.md`` tells the rules."""
+
+from __future__ import annotations
+
+from quantcheck.published.bound import Answer, Bound, Finding, bound
+from quantcheck.published.figures import (
+    FULL_PRECISION,
+    Caveat,
+    Effect,
+    Published,
+    PublishedFigure,
+    half_unit,
+    load,
+    loads,
+    names,
+    packaged,
+)
+
+__all__ = [
+    "FULL_PRECISION",
+    "Answer",
+    "Bound",
+    "Caveat",
+    "Effect",
+    "Finding",
+    "Published",
+    "PublishedFigure",
+    "bound",
+    "half_unit",
+    "load",
+    "loads",
+    "names",
+    "packaged",
+]
