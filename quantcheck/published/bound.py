@@ -92,7 +92,7 @@ class Bound:
         reference: the run's own full precision, as measured: a perplexity, or a fraction.
         best, worst: the least and the largest loss that agrees, in nats or as a fraction.
         telling: whether lying between them says anything.
-        reasons: how the bound came about, the figure's caveats among them.
+        reasons: how the bound came about, with the caveats that decided.
     """
 
     figure: PublishedFigure
@@ -118,23 +118,18 @@ class Bound:
         if not math.isfinite(measured):
             return Finding(Answer.WORSE, math.inf, (f"the run's figure is {measured}", *self.reasons))
         loss = _loss(self.figure.metric, measured, self.reference)
-        answer, reason = self._answer(loss, stderr)
-        return Finding(answer, loss, (reason, *self.reasons))
+        if not math.isfinite(self.best):
+            return Finding(Answer.CANNOT_TELL, loss, self.reasons)
+        where = f"a loss of {loss:.4g}+-{stderr:.2g} where {self.best:.4g} to {self.worst:.4g} agrees"
+        return Finding(self._answer(loss, stderr), loss, (where, *self.reasons))
 
-    def _answer(self, loss: float, stderr: float) -> tuple[Answer, str]:
-        where = f"a loss of {loss:.4g} where {self.best:.4g} to {self.worst:.4g} agrees"
+    def _answer(self, loss: float, stderr: float) -> Answer:
         if loss - ALARM * stderr > self.worst:
-            return Answer.WORSE, where
+            return Answer.WORSE
         if loss + ALARM * stderr < self.best:
-            return Answer.BETTER, where
-        if not self.telling:
-            return Answer.CANNOT_TELL, "the published figure cannot say that a run is good"
-        if not loss + LEVEL * stderr <= self.worst:
-            return (
-                Answer.CANNOT_TELL,
-                f"{where}: a standard error of {stderr:.4g} needs more items",
-            )
-        return Answer.AGREES, where
+            return Answer.BETTER
+        agrees = self.telling and loss + LEVEL * stderr <= self.worst
+        return Answer.AGREES if agrees else Answer.CANNOT_TELL
 
 
 def bound(figure: PublishedFigure, reference: PublishedFigure, measured_reference: float) -> Bound:
@@ -157,13 +152,17 @@ def bound(figure: PublishedFigure, reference: PublishedFigure, measured_referenc
         raise QuantcheckError(
             f"{figure.metric} at full precision is {measured_reference}: nothing can be compared with it"
         )
-    caveats = tuple(f"{caveat.id}: {caveat.text}" for caveat in figure.caveats)
+    decisive = tuple(
+        f"{caveat.id}: {caveat.text}"
+        for caveat in figure.caveats
+        if caveat.effect is figure.effect is not Effect.NOTE
+    )
     if reason := _incomparable(figure, reference, measured_reference):
-        return Bound(figure, measured_reference, -math.inf, math.inf, False, (reason, *caveats))
+        return Bound(figure, measured_reference, -math.inf, math.inf, False, (reason, *decisive))
     if figure.effect is Effect.MAGNITUDE:
         least = _collapse(figure.metric, measured_reference)
         reason = f"{figure.printed} is printed: collapsed, as is a run that loses {least:.4g} or more"
-        return Bound(figure, measured_reference, least, math.inf, True, (reason, *caveats))
+        return Bound(figure, measured_reference, least, math.inf, True, (reason, *decisive))
     best, worst = _printed_losses(figure, reference)
     noise = ALARM * noise_of(figure, (best + worst) / 2)
     reason = (
@@ -171,7 +170,7 @@ def bound(figure: PublishedFigure, reference: PublishedFigure, measured_referenc
         f"rounding included; noise of a single run +-{noise:.4g}"
     )
     telling = figure.effect is not Effect.SUSPECT
-    return Bound(figure, measured_reference, best - noise, worst + noise, telling, (reason, *caveats))
+    return Bound(figure, measured_reference, best - noise, worst + noise, telling, (reason, *decisive))
 
 
 def noise_of(figure: PublishedFigure, loss: float) -> float:
@@ -187,7 +186,7 @@ def noise_of(figure: PublishedFigure, loss: float) -> float:
 def _incomparable(figure: PublishedFigure, reference: PublishedFigure, measured: float) -> str | None:
     kind = figure.metric.partition("/")[0]
     if figure.effect is Effect.EXCLUDED or kind not in SAME_REFERENCE:
-        return "not compared: see the caveats"
+        return "not compared"
     if not _log(figure.metric) and figure.metric not in (*TASKS, AVERAGE):
         return "not compared: the task's item count is not known"
     if not _log(figure.metric) and measured <= _chance(figure.metric):

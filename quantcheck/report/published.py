@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -46,9 +46,7 @@ def tables(published: Published, figures: Sequence[PublishedFigure]) -> Iterator
     for name, rows in groupby(figures, key=lambda entry: entry.table):
         yield ""
         yield from _table(name, list(rows))
-    yield ""
-    carried = dict.fromkeys(caveat for entry in figures for caveat in entry.caveats)
-    yield from (f"{caveat.id} ({caveat.effect}): {caveat.text}" for caveat in carried)
+    yield from _glossary(figures)
 
 
 def beside(published: Sequence[Published], run: RunRecord) -> Iterator[Beside]:
@@ -64,7 +62,7 @@ def beside(published: Sequence[Published], run: RunRecord) -> Iterator[Beside]:
 
 
 def lines(found: Sequence[Beside]) -> Iterator[str]:
-    """A line for each comparison, the worse first, its reasons below unless the two agree."""
+    """A line for each comparison, the worse first; reasons unless the two agree; the caveats' texts last."""
     order = (Answer.WORSE, Answer.CANNOT_TELL, Answer.BETTER, Answer.AGREES)
     ordered = sorted(found, key=lambda entry: (order.index(entry.finding.answer), entry.gate.id))
     titles = ("answer", "gate", "published", "at full precision", "run", "at full precision", "agrees")
@@ -74,6 +72,8 @@ def lines(found: Sequence[Beside]) -> Iterator[str]:
         yield line
         if entry.finding.answer is not Answer.AGREES:
             yield from (f"    {reason}" for reason in entry.finding.reasons)
+            yield f"    caveats: {', '.join(caveat.id for caveat in entry.figure.caveats)}"
+    yield from _glossary(entry.figure for entry in ordered if entry.finding.answer is not Answer.AGREES)
     counts = [(answer, sum(entry.finding.answer is answer for entry in found)) for answer in order]
     yield ", ".join(f"{count} {answer}" for answer, count in counts if count)
 
@@ -85,6 +85,12 @@ def _table(name: str, figures: Sequence[PublishedFigure]) -> Iterator[str]:
     for row in dict.fromkeys(entry.row for entry in figures):
         rows.append((row, *(cells.get((row, metric), "") for metric in metrics)))
     yield from columns(rows)
+
+
+def _glossary(figures: Iterable[PublishedFigure]) -> Iterator[str]:
+    yield ""
+    carried = dict.fromkeys(caveat for entry in figures for caveat in entry.caveats)
+    yield from (f"{caveat.id} ({caveat.effect}): {caveat.text}" for caveat in carried)
 
 
 def _percent(metric: str) -> str:

@@ -99,7 +99,7 @@ def test_a_run_that_agrees_stands_beside_the_figures(
 ) -> None:
     write(record, GPTQ, PIQA, gate_record())
     assert main(["published", "--record", str(record)]) == 0
-    head, *rows, last = printed(capsys)
+    head, *rows, _, last = printed(capsys)
     assert head.split()[:3] == ["answer", "gate", "published"]
     assert [row.split() for row in rows] == [
         "agrees llama3-8b/awq-w2/acc/piqa ↑ 55.2 79.9 55.0% 80.0% 65.0% or worse".split(),
@@ -113,11 +113,13 @@ def test_a_run_that_is_worse_ends_with_1_and_says_why(
 ) -> None:
     write(record, replace(GPTQ, value=7.5), PIQA)
     assert main(["published", "--record", str(record)]) == 1
-    _, row, reason, rule, *_, last = printed(capsys)
+    _, row, reason, rule, caveats, _, blank, *glossary, last = printed(capsys)
+    assert (caveats.strip(), blank) == ("caveats: rounding, window, in_domain, single_run", "")
     assert row.startswith("worse ")
-    assert reason.strip().startswith("a loss of 0.2006 where ")
+    assert reason.strip().startswith("a loss of 0.2006+-0.002 where ")
     assert rule.strip().startswith("6.5 at 6.1 full precision is a loss of ")
     assert last == "1 worse, 1 agrees"
+    assert [line.partition(" (")[0] for line in glossary] == ["rounding", "window", "in_domain", "single_run"]
 
 
 def test_a_model_is_found_by_its_hub_id(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,7 +134,7 @@ def test_a_model_is_found_by_its_hub_id(record: Path, capsys: pytest.CaptureFixt
         (replace(GPTQ, value=None), 1, "worse", "the run's figure is nan"),
         (replace(GPTQ, reference=None), 0, "cannot tell", "at full precision is nan"),
         (replace(GPTQ, metric="ppl/c4"), 0, "cannot tell", "not compared"),
-        (replace(GPTQ, worse_stderr=0.2), 0, "cannot tell", "needs more items"),
+        (replace(GPTQ, worse_stderr=0.2), 0, "cannot tell", "+-0.2 where"),
         (replace(GPTQ, worse_stderr=None), 0, "agrees", ""),
         (replace(PIQA, n=100, worse_stderr=0.2, value=0.65), 0, "agrees", ""),
     ],

@@ -136,7 +136,9 @@ def test_what_else_differs_between_the_runs_is_told() -> None:
         "header seed: - -> 7",
         'libraries torch: "2.13.0" -> "2.14.0"',
     )
-    assert next(lines(found)) == "what else differs:"
+    title, *told, blank, last = lines(found)
+    assert (title, blank, last) == ("what else differs:", "", summary(found))
+    assert [line.strip() for line in told] == list(found.circumstances)
     assert summary(found) == "1 unchanged: nothing worse"
 
 
