@@ -23,7 +23,17 @@ from unit.builders import BASIS, evidence, facts, figure, gate_record, measured,
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "quantcheck"
-HEAVY = ("torch", "transformers", "lm_eval", "datasets", "tokenizers", "numpy", "hypothesis", "syrupy")
+HEAVY = (
+    "torch",
+    "transformers",
+    "lm_eval",
+    "datasets",
+    "tokenizers",
+    "numpy",
+    "scipy",
+    "hypothesis",
+    "syrupy",
+)
 
 # Room -> rooms of quantcheck it may import, then packages beside the standard library. Imports inside
 # functions count; imports for type checkers do not. A room is a file or a folder of quantcheck/.
@@ -33,6 +43,7 @@ PURE = {
     "spec": ("errors registry", ""),
     "plan": ("errors registry spec", ""),
     "measurement": ("", "numpy"),
+    "statistics": ("", "numpy scipy"),
     "artifact_facts": ("", ""),
     "gate": ("artifact_facts measurement", ""),
     "results": ("artifact_facts measurement", ""),
@@ -169,10 +180,20 @@ def test_a_module_imports_only_what_its_room_may(module: str) -> None:
             assert top in outside, f"{module} imports {found.target}"
 
 
-def test_the_pure_core_reaches_nothing_but_itself_the_standard_library_and_numpy() -> None:
+def test_the_pure_core_reaches_nothing_but_itself_the_standard_library_numpy_and_scipy() -> None:
     for name, (inside, outside) in PURE.items():
         assert set(inside.split()) <= set(PURE) - {name}, name
-        assert set(outside.split()) <= {"numpy"}, name
+        assert set(outside.split()) <= {"numpy", "scipy"}, name
+
+
+def test_the_pure_core_imports_scipy_when_a_bound_is_asked_for_and_not_before() -> None:
+    eager = [
+        module
+        for module, path in MODULES.items()
+        for found in imports(path)
+        if room(module) in PURE and found.target.partition(".")[0] == "scipy" and not found.lazy
+    ]
+    assert eager == []
 
 
 def test_values_of_the_pure_core_never_change() -> None:
