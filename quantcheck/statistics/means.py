@@ -68,7 +68,7 @@ class Means:
         return max(_beyond(t, self.freedom), _beyond(_hall(t, self.skew), self.freedom))
 
     def p_not_worse(self, margin: float) -> float:
-        """P-value of "the true mean is beyond the margin"."""
+        """P-value of "the true mean is at least the margin"; 0 where all differences are the margin."""
         if not self.stderr and self.estimate == margin:
             return 0.0
         return self._swapped().p_worse(-margin)
@@ -161,7 +161,8 @@ def _satterthwaite(sizes: NDArray[np.float64], variances: NDArray[np.float64]) -
 def _skew(residuals: NDArray[np.float64]) -> float:
     """Skewness of the residuals (Fisher and Pearson's G1) over the root of their number."""
     count = residuals.size
-    moments = (residuals**3).mean() / (residuals**2).mean() ** 1.5
+    scaled = residuals / np.abs(residuals).max()
+    moments = (scaled**3).mean() / (scaled**2).mean() ** 1.5
     return float(moments * math.sqrt(count - 1) / (count - 2)) if count > 2 else 0.0
 
 

@@ -167,6 +167,12 @@ def test_documents_that_agree_in_their_means_have_no_spread() -> None:
     assert means([-0.5, 0.5, 0.25, -0.25], [0, 0, 1, 1]).stderr == 0
 
 
+def test_differences_too_small_to_be_cubed_still_have_a_skewness() -> None:
+    small, large = means([1e-120, 2e-120, 9e-120]), means([1.0, 2.0, 9.0])
+    assert small.skew == pytest.approx(large.skew)
+    assert small.p_worse(1e-120) == pytest.approx(large.p_worse(1.0))
+
+
 def test_a_mean_on_its_margin_is_never_decided() -> None:
     assert means([-0.5, 0.0, 0.5]).needed(0.0, 0.01, 0.05) is None
 
