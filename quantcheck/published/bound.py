@@ -6,8 +6,8 @@ positive is worse. The bound around the published loss is as wide as
 
 - the printed rounding of both figures, at its worst, and the values that the authors printed elsewhere;
 - the noise of a single run at 2.33 standard errors: one in a hundred equal runs lies beyond.
-  Perplexity: recalibrating with other samples moves the loss in proportion to it (``NOISE_SHARE``, measured:
-  docs/published.md). Accuracy: the binomial error of the task's item count;
+  Perplexity: recalibrating with other samples moves the loss in proportion to it, by at most ``NOISE_SHARE``
+  where it was measured (docs/published.md). Accuracy: the binomial error of the task's item count;
 - what a figure's caveats make of it: see `quantcheck.published.figures.Effect`.
 
 A figure with an order of magnitude only says that the model collapsed. A run has collapsed, too, when its
