@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -177,7 +179,13 @@ def test_junit_counts_every_failed_gate(project: Project) -> None:
     assert "NO_BASELINE: bpw of tiny quantized by rtn-w8" in text
 
 
-def test_an_interrupted_run_reports_the_gates_that_finished(project: Project) -> None:
+def test_an_interrupted_run_reports_the_gates_that_finished(
+    project: Project, request: pytest.FixtureRequest
+) -> None:
+    # Where this run itself is in the background of a shell, interrupts are ignored.
+    request.addfinalizer(partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
     class Interrupted(Sound):
         def check(self, spec: QuantSpec) -> None:
             if spec.bits == 3:
