@@ -201,9 +201,24 @@ class Gathering:
             get_state(self.config).write_reports(self.raw)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Print the table."""
+        """Print the table, and how kernels treat rows that come with others."""
         if self.raw:
             get_state(self.config).print_summary(terminalreporter, self.raw)
+        for line in _batch_lines(terminalreporter):
+            terminalreporter.write_line(line)
+
+
+def _batch_lines(reporter: pytest.TerminalReporter) -> Iterator[str]:
+    """Sum up what the contract found of kernels that promise no batch invariance, a line a kernel."""
+    found: dict[str, list[int]] = {}
+    reports = (report for outcome in reporter.stats.values() for report in outcome)
+    calls = (report for report in reports if getattr(report, "when", "") == "call")
+    for name, value in (pair for report in calls for pair in report.user_properties):
+        if name == "quantcheck_batch_invariant":
+            sums = found.setdefault(value[0], [0, 0])
+            sums[:] = sums[0] + value[1], sums[1] + value[2]
+    for kernel, (same, drawn) in found.items():
+        yield f"batch invariance of {kernel}: {same} of {drawn} rows are the same bits alone as in a batch"
 
 
 def get_state(config: pytest.Config) -> State:

@@ -117,6 +117,10 @@ def test_a_kernel_of_a_conftest_is_held_to_the_contract(pytester: pytest.Pyteste
     pytester.makeconftest(KERNEL.format(factor=1.001))
     broken = gate(pytester, "-k", promises, specs="mine-w4")
 
+    matched(
+        gate(pytester, "-k", "batch", specs="reference_codebook-w4"),
+        "batch invariance of reference_codebook: ",
+    )
     sound.assert_outcomes(passed=2, deselected=sound.parseoutcomes()["deselected"])
     matched(broken, "FAILED *TestKernel::test_products_are_within_their_bound?mine-w4?")
     assert "mine" not in KERNELS.names()
