@@ -5,9 +5,11 @@ NLL or KL divergence, fraction of items, bits per weight. A margin is compared a
 
 Two bounds decide. The *floor* limits how much worse than the full-precision reference the model may be;
 accepting a baseline never moves it. The *drift* limits how much worse than the last accepted baseline it may
-be. The floor must hold at the upper end of a one-sided 95 % interval of the paired difference (normal
-approximation, z = 1.645), since the items are a sample; the drift compares two figures on the same items,
-where there is no sampling error left. Comparisons are written so that a NaN fails them.
+be. The floor is tested (`quantcheck.statistics`), since the items are a sample: accuracies by flips of items,
+exactly, all else by the mean of windows. It holds where the upper 95 % bound of the paired difference is
+within it, is missed where the lower bound lies beyond it, and cannot be told otherwise. The drift compares
+two figures on the same items, where there is no sampling error left. Comparisons are written so that a NaN
+fails them.
 """
 
 from __future__ import annotations
@@ -16,10 +18,14 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from quantcheck.artifact_facts import ArtifactFacts
-from quantcheck.measurement import Measurement, PairedDifference, paired_difference, pairs
+import numpy as np
 
-Z_ONE_SIDED_95 = 1.6448536269514722
+from quantcheck.artifact_facts import ArtifactFacts
+from quantcheck.measurement import Measurement, PairedDifference, differences, paired_difference, pairs
+from quantcheck.statistics.accuracy import Flips, flips
+from quantcheck.statistics.bound import ALARM, ALPHA, Answer, Bound, Comparison, bound, decide
+from quantcheck.statistics.means import means
+
 # Methods that mix widths come out near their nominal bits, not on them: BiLLM, called 1.1 bits, stores 1 bit
 # and a second one for at most 49 of 128 columns, 1.38.
 NOMINAL_SLACK = 0.3
@@ -96,6 +102,7 @@ class Evidence:
         bounds: of the policy.
         bits: nominal weight bits that the spec asks for; ``None`` where no spec is at hand.
         act_bits: activation bits that it asks for; ``None`` for activations in floating point.
+        alarm: level of a false alarm at this gate, its share of the run's budget.
     """
 
     metric: str
@@ -106,6 +113,27 @@ class Evidence:
     bounds: Bounds
     bits: float | None = None
     act_bits: int | None = None
+    alarm: float = ALARM
+
+
+@dataclass(frozen=True)
+class FloorTest:
+    """What testing the difference from the reference against the floor gave.
+
+    Attributes:
+        answer: missed, held, or cannot be told.
+        bound: the difference with its bounds, and the smallest one that would have been seen.
+        harmful: items that only the reference got right; ``None`` but for accuracies.
+        beneficial: items that only the candidate got right, likewise.
+        needed: items that would decide if the difference stays; ``None`` where nothing is left to decide, or
+            no number of items would.
+    """
+
+    answer: Answer
+    bound: Bound
+    harmful: int | None = None
+    beneficial: int | None = None
+    needed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -117,12 +145,14 @@ class Judgement:
         reasons: one sentence each: which bound, by how much.
         difference: from the reference, paired; ``None`` when it could not be computed.
         drift: from the baseline, positive is worse; ``None`` without a comparable baseline.
+        test: of the floor; ``None`` for a cell without one.
     """
 
     verdict: Verdict
     reasons: tuple[str, ...]
     difference: PairedDifference | None = None
     drift: float | None = None
+    test: FloorTest | None = None
 
 
 def judge(evidence: Evidence) -> Judgement:
@@ -137,22 +167,22 @@ def judge(evidence: Evidence) -> Judgement:
     candidate = evidence.candidate
     assert candidate is not None
     difference = paired_difference(candidate, evidence.reference)
-    floor = _floor(difference, evidence.bounds)
+    test = _test(evidence)
+    floor = _floor(test, evidence.bounds)
     baseline = evidence.baseline
     if baseline is None:
-        return Judgement(
-            Verdict.NO_BASELINE, ("no accepted baseline", *([floor[1]] if floor else [])), difference
-        )
+        reasons = ("no accepted baseline", *([floor[1]] if floor else []))
+        return Judgement(Verdict.NO_BASELINE, reasons, difference, test=test)
     if baseline.stale:
-        return Judgement(Verdict.STALE_BASELINE, baseline.stale, difference)
+        return Judgement(Verdict.STALE_BASELINE, baseline.stale, difference, test=test)
     drift = _drift(candidate, baseline)
     found = [floor, _drift_finding(drift, evidence.bounds.drift)]
     findings = sorted(
         (finding for finding in found if finding), key=lambda finding: list(Verdict).index(finding[0])
     )
     if not findings:
-        return Judgement(Verdict.PASS, (), difference, drift)
-    return Judgement(findings[0][0], tuple(reason for _, reason in findings), difference, drift)
+        return Judgement(Verdict.PASS, (), difference, drift, test)
+    return Judgement(findings[0][0], tuple(reason for _, reason in findings), difference, drift, test)
 
 
 def _not_quantized(evidence: Evidence) -> str | None:
@@ -193,27 +223,60 @@ def _non_finite(evidence: Evidence) -> str | None:
     return None
 
 
-def _floor(difference: PairedDifference, bounds: Bounds) -> tuple[Verdict, str] | None:
-    if bounds.floor is None:
+def _test(evidence: Evidence) -> FloorTest | None:
+    floor, candidate = evidence.bounds.floor, evidence.candidate
+    assert candidate is not None
+    if floor is None:
         return None
-    if not difference.mean <= bounds.floor:
+    if candidate.kind.exact:
+        return _counted(paired_difference(candidate, evidence.reference), floor)
+    compared = _comparison(candidate, evidence.reference)
+    found = bound(compared, floor, alarm=evidence.alarm)
+    answer = decide(found, floor)
+    undecided = answer is Answer.CANNOT_TELL
+    return FloorTest(
+        answer,
+        found,
+        compared.harmful if isinstance(compared, Flips) else None,
+        compared.beneficial if isinstance(compared, Flips) else None,
+        compared.needed(floor, evidence.alarm, ALPHA) if undecided else None,
+    )
+
+
+def _counted(difference: PairedDifference, floor: float) -> FloorTest:
+    """A figure that is counted has no sampling error."""
+    exact, n = difference.mean, difference.n
+    found = Bound(exact, exact, exact, n, n, 0.0, 0.0, floor)
+    return FloorTest(decide(found, floor), found)
+
+
+def _comparison(candidate: Measurement, reference: Measurement | None) -> Comparison:
+    if reference is not None and all(
+        np.isin(measured.outcomes, (0, 1)).all()
+        and not measured.kind.relative
+        and measured.kind.higher_is_better
+        for measured in (candidate, reference)
+    ):
+        return flips(reference.outcomes, candidate.outcomes)
+    return means(differences(candidate, reference))
+
+
+def _floor(test: FloorTest | None, bounds: Bounds) -> tuple[Verdict, str] | None:
+    if test is None or test.answer is Answer.NOT_WORSE:
+        return None
+    found = test.bound
+    if test.answer is Answer.WORSE:
+        sure = f", {found.lower:.6g} at least" if found.lower < found.estimate else ""
         return (
             Verdict.BELOW_FLOOR,
-            f"{difference.mean:.6g} worse than the reference, the floor allows {bounds.floor:.6g}",
+            f"{found.estimate:.6g} worse than the reference{sure}, the floor allows {bounds.floor:.6g}",
         )
-    if math.isnan(difference.stderr):
-        return (
-            Verdict.INCONCLUSIVE,
-            f"n = {difference.n} gives no standard error: the floor of {bounds.floor:.6g} cannot be tested",
-        )
-    upper = difference.mean + Z_ONE_SIDED_95 * difference.stderr
-    if not upper <= bounds.floor:
-        return (
-            Verdict.INCONCLUSIVE,
-            f"the 95 % bound of the difference, {upper:.6g}, lies beyond the floor of {bounds.floor:.6g}: "
-            f"more items would decide",
-        )
-    return None
+    how_many = f"about {test.needed} items would decide" if test.needed else "no number of items would decide"
+    return (
+        Verdict.INCONCLUSIVE,
+        f"the difference lies between {found.lower:.6g} and {found.upper:.6g}, on either side of the floor "
+        f"of {bounds.floor:.6g}: {found.n} items cannot tell, {how_many}",
+    )
 
 
 def _drift(candidate: Measurement, baseline: AcceptedFigure) -> float:

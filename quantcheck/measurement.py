@@ -122,8 +122,8 @@ def pairs(candidate: Measurement, reference: Measurement | None) -> bool:
     return reference is not None and (reference.items, reference.n) == (candidate.items, candidate.n)
 
 
-def paired_difference(candidate: Measurement, reference: Measurement | None) -> PairedDifference:
-    """How much worse ``candidate`` is than ``reference``, item by item.
+def differences(candidate: Measurement, reference: Measurement | None) -> NDArray[np.float64]:
+    """How much worse ``candidate`` is than ``reference`` on each item, float64 [n].
 
     Kinds that are relative by nature need no reference: their outcomes already are the distance from it.
 
@@ -132,11 +132,15 @@ def paired_difference(candidate: Measurement, reference: Measurement | None) -> 
     """
     worse = -candidate.outcomes if candidate.kind.higher_is_better else candidate.outcomes
     if candidate.kind.relative:
-        worse = worse + (1.0 if candidate.kind.higher_is_better else 0.0)
-    elif reference is None or not pairs(candidate, reference):
+        return worse + (1.0 if candidate.kind.higher_is_better else 0.0)
+    if reference is None or not pairs(candidate, reference):
         raise ValueError(f"{candidate.metric}: candidate and reference were measured on different items")
-    else:
-        worse = worse - (-reference.outcomes if reference.kind.higher_is_better else reference.outcomes)
+    return worse - (-reference.outcomes if reference.kind.higher_is_better else reference.outcomes)
+
+
+def paired_difference(candidate: Measurement, reference: Measurement | None) -> PairedDifference:
+    """Average the `differences` of ``candidate`` from ``reference``; raises what they do."""
+    worse = differences(candidate, reference)
     stderr = 0.0 if candidate.kind.exact else standard_error(worse)
     return PairedDifference(_mean(worse), stderr, int(worse.size))
 

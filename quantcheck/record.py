@@ -27,6 +27,12 @@ class GateRecord:
         reference: the full-precision model's figure on the same items.
         worse, worse_stderr: paired difference in the outcomes' unit, positive is worse.
         floor: of the policy, outcomes' unit; ``None`` for a cell that is declared collapsed.
+        lower, upper: one-sided bounds of the difference that the floor was tested with; ``upper`` at 95 %,
+            ``lower`` at one minus ``alarm``, the gate's share of the run's budget of false alarms.
+        mde: the smallest difference that this gate would have called worse with 80 % power.
+        needed: items that would decide, where the gate cannot tell.
+        harmful, beneficial: items that only the reference, or only the candidate, got right; accuracies
+            alone.
         baseline: the accepted figure.
         drift, drift_margin: from the baseline, outcomes' unit, positive is worse.
         bpw, nominal_bits: counted from the stored tensors, and of the spec.
@@ -53,6 +59,13 @@ class GateRecord:
     worse: float | None = None
     worse_stderr: float | None = None
     floor: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    alarm: float | None = None
+    mde: float | None = None
+    needed: int | None = None
+    harmful: int | None = None
+    beneficial: int | None = None
     baseline: float | None = None
     drift: float | None = None
     drift_margin: float | None = None
@@ -150,7 +163,7 @@ def figure_fields(
     judgement: Judgement, bounds: Bounds, measured: Measurement | None, reference: Measurement | None
 ) -> dict[str, Any]:
     """The fields of a `GateRecord` that follow from a judgement and the figures behind it."""
-    difference = judgement.difference
+    difference, test = judgement.difference, judgement.test
     return {
         "verdict": judgement.verdict,
         "reasons": judgement.reasons,
@@ -161,6 +174,13 @@ def figure_fields(
         "worse": difference.mean if difference else None,
         "worse_stderr": difference.stderr if difference else None,
         "floor": bounds.floor,
+        "lower": test.bound.lower if test else None,
+        "upper": test.bound.upper if test else None,
+        "alarm": test.bound.alarm if test else None,
+        "mde": test.bound.mde if test else None,
+        "needed": test.needed if test else None,
+        "harmful": test.harmful if test else None,
+        "beneficial": test.beneficial if test else None,
         "drift": judgement.drift,
         "drift_margin": bounds.drift,
         "items": measured.items if measured else "",
@@ -176,6 +196,10 @@ _NUMBERS = {
     "worse",
     "worse_stderr",
     "floor",
+    "lower",
+    "upper",
+    "alarm",
+    "mde",
     "baseline",
     "drift",
     "drift_margin",

@@ -27,6 +27,8 @@ from quantcheck.provenance import library_versions, machine
 from quantcheck.record import GateRecord, RunRecord, figure_fields
 from quantcheck.report.figures import figure as shown
 from quantcheck.spec import ModelSpec, QuantSpec
+from quantcheck.statistics.bound import ALPHA
+from quantcheck.statistics.budget import BUDGET, share
 
 if TYPE_CHECKING:
     from syrupy.assertion import SnapshotAssertion
@@ -93,6 +95,11 @@ class GateSession:
             for metric in self.vanished(model, spec)
         ]
         return (*planned, *vanished)
+
+    @property
+    def alarm(self) -> float:
+        """The level of a false alarm at each gate: its share of the run's budget."""
+        return share(len(self.cells))
 
     @cached_property
     def policy(self) -> Policy:
@@ -198,7 +205,15 @@ class GateSession:
         bounds = self.policy.bounds(str(cell.spec), cell.metric)
         spec = cell.spec
         evidence = Evidence(
-            cell.metric, measured, compared, figures.facts, baseline, bounds, spec.bits, spec.act_bits
+            cell.metric,
+            measured,
+            compared,
+            figures.facts,
+            baseline,
+            bounds,
+            spec.bits,
+            spec.act_bits,
+            self.alarm,
         )
         judgement = judge(evidence)
         accepted = None
@@ -259,6 +274,8 @@ class GateSession:
             f"{', '.join(dict.fromkeys(spec.method for spec in found.specs)) or 'no method'}, "
             f"{len(self.cells)} gates, {found.unsupported} unsupported combinations left out"
             f"{self._untaught_line()}",
+            f"quantcheck errors: false alarms in {BUDGET:.0%} of runs, {self.alarm:.2g} at each gate; false "
+            f"passes {ALPHA:.0%} at each gate",
             f"quantcheck contracts: {len(self.contracts['codec'])} codecs, "
             f"{len(self.contracts['kernel'])} kernels, each at one width",
             f"quantcheck baselines: {settings.baselines} | policy {self.policy.path} | cache "

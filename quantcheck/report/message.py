@@ -40,6 +40,11 @@ def message(gate: GateRecord, machine: Mapping[str, str]) -> str:
             f"  worse by   {with_error(gate.worse, gate.worse_stderr)} {difference_unit(gate)} "
             f"(paired), floor {_bound(gate.floor)}"
         )
+    if gate.lower is not None and gate.upper is not None and gate.mde is not None:
+        lines.append(
+            f"  tested     {signed(gate.lower)} to {signed(gate.upper)}{_flips(gate)}; a difference of "
+            f"{_bound(gate.mde)} would have been seen (80 % power)"
+        )
     if gate.baseline is not None:
         lines.append(
             f"  baseline   {figure(gate.metric, gate.baseline)}, drift {signed(gate.drift)}, margin "
@@ -65,6 +70,12 @@ def _mended_by(gate: GateRecord) -> Verdict:
 def difference_unit(gate: GateRecord) -> str:
     """The unit of ``worse``, ``floor`` and ``drift``: perplexities are compared as nats of mean NLL."""
     return "nat" if gate.unit == "perplexity" else gate.unit
+
+
+def _flips(gate: GateRecord) -> str:
+    if gate.harmful is None:
+        return ""
+    return f", {gate.harmful} harmful and {gate.beneficial} beneficial flips of {gate.n}"
 
 
 def _unit(gate: GateRecord) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from quantcheck.artifact_facts import ArtifactFacts, LayerFacts
 from quantcheck.baseline import Figure
-from quantcheck.gate import AcceptedFigure, Bounds, Evidence, Verdict
+from quantcheck.gate import AcceptedFigure, Bounds, Evidence, Judgement, Verdict, judge
 from quantcheck.measurement import Measurement, measurement
 from quantcheck.provenance import Basis
 from quantcheck.record import GateRecord, RunRecord
@@ -81,3 +81,10 @@ def gate_record(**changes: Any) -> GateRecord:
 def run_record(*gates: GateRecord) -> RunRecord:
     libraries, machine = {"torch": "2.13.0"}, {"processor": "some CPU"}
     return RunRecord("2026-01-31T00:00:00+00:00", "0.1.0", {"tier": "smoke"}, libraries, machine, gates)
+
+
+def divergence(outcomes: list[float], bounds: Bounds = BOUNDS, accepted: float | None = None) -> Judgement:
+    """Judge a KL divergence: the outcomes are the differences, so that bounds can be met to the last bit."""
+    candidate = measured("kld/x", outcomes)
+    baseline = AcceptedFigure(candidate.mean if accepted is None else accepted)
+    return judge(evidence("kld/x", candidate=candidate, reference=None, baseline=baseline, bounds=bounds))

@@ -45,7 +45,7 @@ PURE = {
     "measurement": ("", "numpy"),
     "statistics": ("", "numpy scipy"),
     "artifact_facts": ("", ""),
-    "gate": ("artifact_facts measurement", ""),
+    "gate": ("artifact_facts measurement statistics", "numpy"),
     "results": ("artifact_facts measurement", ""),
     "provenance": ("measurement", ""),
     "baseline": ("errors gate measurement provenance", ""),
@@ -88,7 +88,7 @@ ROOMS = {
     "extensions": ("codecs errors kernels methods registry", ""),
     "session": (
         "__init__ baseline errors extensions gate measurement methods metrics models options plan policy "
-        "provenance record report runner snapshot spec",
+        "provenance record report runner snapshot spec statistics",
         "torch",
     ),
     "preflight": ("errors gate methods metrics models options plan session spec", "torch"),

@@ -59,6 +59,16 @@ def test_an_accuracy_is_shown_in_percent_and_judged_in_fractions() -> None:
     assert found["worse"] == "by +0.219 ± 0.02 fraction (paired), floor 0.693"
 
 
+def test_a_floor_that_was_tested_is_shown_with_what_it_could_have_seen() -> None:
+    tested = {"lower": 0.21, "upper": 0.2874, "alarm": 4e-5, "mde": 0.7241}
+    found = lines(message(gate_record(**tested), MACHINE))
+    assert found["tested"] == "+0.21 to +0.287; a difference of 0.7241 would have been seen (80 % power)"
+    flips = gate_record(metric="acc/pooled", harmful=12, beneficial=3, n=600, **tested)
+    assert lines(message(flips, MACHINE))["tested"].startswith(
+        "+0.21 to +0.287, 12 harmful and 3 beneficial flips of 600; a difference"
+    )
+
+
 def test_a_collapsed_cell_says_that_it_has_no_floor() -> None:
     assert lines(message(gate_record(floor=None), MACHINE))["worse"].endswith(
         "floor none (declared collapsed)"

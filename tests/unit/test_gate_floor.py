@@ -1,0 +1,88 @@
+"""A floor is tested from both sides: it holds, is missed, or the items cannot tell."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from scipy.special import stdtrit
+
+from quantcheck.gate import AcceptedFigure, Bounds, Judgement, Verdict, judge
+from unit.builders import divergence, evidence, measured
+
+
+def test_a_floor_must_hold_at_the_upper_end_of_a_one_sided_95_percent_interval() -> None:
+    outcomes = [0.0, 0.125, 0.25]
+    upper = 0.125 + stdtrit(2, 0.95) * (0.125 / math.sqrt(3))  # no skew: Student's t
+    assert divergence(outcomes, Bounds(upper * (1 + 1e-9), 0.1, "")).verdict is Verdict.PASS
+    short = divergence(outcomes, Bounds(upper * (1 - 1e-9), 0.1, ""))
+    assert short.verdict is Verdict.INCONCLUSIVE
+    assert f"and {upper:.6g}, on either side of the floor" in short.reasons[0]
+    assert "3 items cannot tell, about" in short.reasons[0]
+
+
+def test_a_floor_is_missed_where_the_lower_end_lies_beyond_it() -> None:
+    outcomes, floor = [0.5, 0.75, 1.0], 0.375
+    lower = 0.75 - stdtrit(2, 0.99) * (0.25 / math.sqrt(3))
+    assert divergence(outcomes, Bounds(floor, 9.0, "")).verdict is Verdict.INCONCLUSIVE
+    missed = divergence(outcomes * 20, Bounds(floor, 9.0, ""))
+    assert missed.verdict is Verdict.BELOW_FLOOR
+    assert missed.reasons[0].startswith("0.75 worse than the reference, 0.68")
+    assert divergence(outcomes).test is not None
+    assert divergence(outcomes).test.bound.lower == pytest.approx(lower)
+
+
+def test_fewer_alarms_allowed_take_stronger_evidence() -> None:
+    world = evidence("kld/x", candidate=measured("kld/x", [0.5, 0.75, 1.0] * 3), reference=None)
+    assert judge(replace(world, alarm=0.05)).verdict is Verdict.BELOW_FLOOR
+    assert judge(replace(world, alarm=1e-6)).verdict is Verdict.INCONCLUSIVE
+
+
+def accuracy(harmful: int, beneficial: int, n: int, floor: float) -> Judgement:
+    """Judge an accuracy whose items flipped; all others were right in both models."""
+    reference = [1.0] * (n - beneficial) + [0.0] * beneficial
+    candidate = [0.0] * harmful + [1.0] * (n - harmful)
+    both = measured("acc/pooled", candidate), measured("acc/pooled", reference)
+    world = evidence("acc/pooled", candidate=both[0], reference=both[1], bounds=Bounds(floor, 9.0, ""))
+    return judge(replace(world, baseline=AcceptedFigure(both[0].mean)))
+
+
+def test_accuracies_are_tested_by_their_flips() -> None:
+    found = accuracy(harmful=10, beneficial=4, n=200, floor=0.15)
+    assert found.verdict is Verdict.PASS
+    assert found.test is not None
+    assert (found.test.harmful, found.test.beneficial) == (10, 4)
+    assert found.test.bound.estimate == pytest.approx(0.03)
+    assert found.test.bound.mde > 0.15
+    assert accuracy(harmful=80, beneficial=0, n=200, floor=0.15).verdict is Verdict.BELOW_FLOOR
+    close = accuracy(harmful=30, beneficial=0, n=200, floor=0.15)
+    assert close.verdict is Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("n", [1, 5, 200])
+def test_an_accuracy_without_flips_is_as_sure_as_its_items_are_many(n: int) -> None:
+    found = accuracy(harmful=0, beneficial=0, n=n, floor=0.05)
+    assert found.verdict is (Verdict.PASS if n == 200 else Verdict.INCONCLUSIVE)
+
+
+def test_outcomes_that_are_no_right_or_wrong_are_tested_by_their_mean() -> None:
+    candidate, reference = measured("acc/x", [0.25, 0.5, 0.5]), measured("acc/x", [0.5, 0.75, 0.75])
+    found = judge(evidence("acc/x", candidate=candidate, reference=reference))
+    assert found.test is not None
+    assert found.test.harmful is None
+
+
+def test_more_items_decide_what_few_could_not() -> None:
+    assert divergence([0.0, 0.25, 0.75]).verdict is Verdict.INCONCLUSIVE
+    assert divergence([0.0, 0.25, 0.75] * 40).verdict is Verdict.PASS
+
+
+def test_one_item_cannot_decide_a_floor_that_it_meets() -> None:
+    found = divergence([0.25])
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.reasons == (
+        "the difference lies between -inf and inf, on either side of the floor of 0.5: 1 items cannot tell, "
+        "no number of items would decide",
+    )
+    assert divergence([0.75]).verdict is Verdict.INCONCLUSIVE
