@@ -73,8 +73,8 @@ def gate(request: pytest.FixtureRequest, snapshot: SnapshotAssertion) -> Callabl
             ]
         except QuantcheckError as error:
             pytest.fail(f"{model.model}/{model.spec}: {error}", pytrace=False)
-        if any(not record.verdict.green for record in records):
-            pytest.fail(state.failure(records), pytrace=False)
+        if failure := state.failure(records):
+            pytest.fail(failure, pytrace=False)
         return records
 
     return decide

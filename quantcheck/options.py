@@ -130,6 +130,13 @@ OPTIONS = (
         "auto",
         ("auto", "on", "off"),
     ),
+    Option(
+        "inconclusive",
+        "whether a gate that cannot tell fails, or warns while exploring at a desk (default: fail)",
+        "WHAT",
+        "fail",
+        ("fail", "warn"),
+    ),
     Option("update-in-ci", "let --snapshot-update accept baselines although CI is set", flag=True),
 )
 
@@ -158,6 +165,7 @@ class Settings:
     seed: int
     reports: tuple[ReportTarget, ...]
     progress: str
+    inconclusive: str
     update: bool
     update_in_ci: bool
 
@@ -239,6 +247,7 @@ def read_settings(config: pytest.Config) -> Settings:
         seed=_integer("seed", values["seed"], least=0) or 0,
         reports=tuple(ReportTarget.parse(text) for text in values["report"] or ()),
         progress=_one_of(values, "progress"),
+        inconclusive=_one_of(values, "inconclusive"),
         update=bool(config.getoption("update_snapshots", default=False)),
         update_in_ci=bool(values["update-in-ci"]),
     )

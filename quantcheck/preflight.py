@@ -27,7 +27,7 @@ def preflight(session: GateSession, models: Sequence[ModelSpec], selected: Seque
         QuantcheckError: the first thing that is wrong, with the way out.
     """
     settings = session.settings
-    _refuse_update_in_ci(settings)
+    _refuse_leniency_in_ci(settings)
     _require(settings)
     _refuse_unused_text_options(settings)
     _check_reports(settings)
@@ -47,9 +47,15 @@ def preflight(session: GateSession, models: Sequence[ModelSpec], selected: Seque
             session.baseline_file(cell.model.name, device, str(cell.spec))
 
 
-def _refuse_update_in_ci(settings: Settings) -> None:
-    in_ci = os.environ.get("CI", "").lower() not in {"", "0", "false"}
-    if settings.update and in_ci and not settings.update_in_ci:
+def _refuse_leniency_in_ci(settings: Settings) -> None:
+    if os.environ.get("CI", "").lower() in {"", "0", "false"}:
+        return
+    if settings.inconclusive == "warn":
+        raise QuantcheckError(
+            "--quantcheck-inconclusive warn is refused under CI: a gate that cannot tell has not passed. "
+            "Measure as many items as it names, or leave it to exploring at a desk"
+        )
+    if settings.update and not settings.update_in_ci:
         raise QuantcheckError(
             "--snapshot-update is refused under CI: a gate must not move its own goalposts. Accept "
             "baselines at a desk and "

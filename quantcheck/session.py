@@ -275,7 +275,7 @@ class GateSession:
             f"{len(self.cells)} gates, {found.unsupported} unsupported combinations left out"
             f"{self._untaught_line()}",
             f"quantcheck errors: false alarms in {BUDGET:.0%} of runs, {self.alarm:.2g} at each gate; false "
-            f"passes {ALPHA:.0%} at each gate",
+            f"passes {ALPHA:.0%} at each gate; inconclusive gates {settings.inconclusive}",
             f"quantcheck contracts: {len(self.contracts['codec'])} codecs, "
             f"{len(self.contracts['kernel'])} kernels, each at one width",
             f"quantcheck baselines: {settings.baselines} | policy {self.policy.path} | cache "

@@ -15,6 +15,7 @@ import pytest
 
 from quantcheck.cache import Cache, default_root
 from quantcheck.errors import DataError
+from quantcheck.gate import Verdict
 from quantcheck.options import read_settings
 from quantcheck.plan import Cell
 from quantcheck.preflight import preflight
@@ -159,8 +160,12 @@ class State:
         return record
 
     def failure(self, records: Sequence[GateRecord]) -> str:
-        """The message of the gates that are not green."""
-        return "\n\n".join(message(record, machine()) for record in records if not record.verdict.green)
+        """The message of the gates that fail; empty where none does."""
+        return "\n\n".join(message(record, machine()) for record in records if self._fails(record))
+
+    def _fails(self, record: GateRecord) -> bool:
+        lenient = self.session.settings.inconclusive == "warn"
+        return not record.verdict.green and not (lenient and record.verdict is Verdict.INCONCLUSIVE)
 
     def write_reports(self, raw: Sequence[dict[str, Any]]) -> None:
         """Write every report that was asked for."""

@@ -93,7 +93,7 @@ ROOMS = {
     ),
     "preflight": ("errors gate methods metrics models options plan session spec", "torch"),
     "state": (
-        "cache errors options plan preflight progress provenance record report runner session spec",
+        "cache errors gate options plan preflight progress provenance record report runner session spec",
         "pytest",
     ),
     "fixtures": ("errors plugin registry", "pytest"),
