@@ -63,7 +63,7 @@ def test_every_setting_may_stand_in_the_ini_file(project: Project) -> None:
         f"quantcheck_cache = {project.cache}",
         "quantcheck_baselines = accepted",
         "quantcheck_report = json:report.json",
-        "quantcheck_windows = 2",
+        "quantcheck_windows = 12",
         "quantcheck_window = 32",
         "quantcheck_dtype = bfloat16",
     )
@@ -77,8 +77,8 @@ def test_every_setting_may_stand_in_the_ini_file(project: Project) -> None:
     assert (project.path / "accepted" / "tiny" / "cpu" / "rtn-w8.json").is_file()
     assert project.report()["header"]["seed"] == 7
     gate = project.gates()["rtn-w8/ppl/eval"]
-    assert (gate["n"], gate["dtype"]) == (2, "bfloat16")
-    assert "2 contiguous windows of 32" in gate["protocol"]
+    assert (gate["n"], gate["dtype"]) == (12, "bfloat16")
+    assert "12 contiguous windows of 32" in gate["protocol"]
 
 
 def test_the_command_line_overrides_the_ini_file(project: Project) -> None:
