@@ -11,6 +11,7 @@ What they break is told in ``docs/findings.md``.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
     from quantcheck.registry import Registry
 
 _ALL = ("float32", "float16", "bfloat16")
+_INT8 = KernelCapabilities(
+    "grouped",
+    (8,),
+    zero_points=False,
+    g_idx=False,
+    act_bits=(8,),
+    dtypes=_ALL,
+    group_sizes=(None,),
+    in_multiple=2,  # torch's product of one column is not written: docs/findings.md
+)
 _KERNELS = (
     (
         "bnb_blockwise",
@@ -34,32 +45,12 @@ _KERNELS = (
     (
         "bnb_int8",
         "bitsandbytes:Int8",
-        KernelCapabilities(
-            "grouped",
-            (8,),
-            zero_points=False,
-            g_idx=False,
-            act_bits=(8,),
-            dtypes=_ALL,
-            group_sizes=(None,),
-            in_multiple=2,  # torch's product of one column is not written: docs/findings.md
-            requires=("bitsandbytes",),
-        ),
+        replace(_INT8, requires=("bitsandbytes",)),
     ),
     (
         "torchao_int8",
         "torchao:Int8",
-        KernelCapabilities(
-            "grouped",
-            (8,),
-            zero_points=False,
-            g_idx=False,
-            act_bits=(8,),
-            dtypes=_ALL,
-            group_sizes=(None,),
-            in_multiple=2,  # torch's product of one column is not written: docs/findings.md
-            requires=("torchao",),
-        ),
+        replace(_INT8, requires=("torchao",)),
     ),
     (
         "torchao_intx",
