@@ -62,9 +62,17 @@ def message(gate: GateRecord, machine: Mapping[str, str]) -> str:
 
 
 def _mended_by(gate: GateRecord) -> Verdict:
-    """Whose advice helps: accepting a first baseline does not where the floor is missed already."""
-    below = gate.worse is not None and gate.floor is not None and gate.worse > gate.floor
-    return Verdict.BELOW_FLOOR if gate.verdict is Verdict.NO_BASELINE and below else gate.verdict
+    """Whose advice helps: accepting a first baseline does not where the floor is not held."""
+    if (
+        gate.verdict is not Verdict.NO_BASELINE
+        or gate.floor is None
+        or gate.lower is None
+        or gate.upper is None
+    ):
+        return gate.verdict
+    if gate.lower > gate.floor:
+        return Verdict.BELOW_FLOOR
+    return gate.verdict if gate.upper <= gate.floor else Verdict.INCONCLUSIVE
 
 
 def difference_unit(gate: GateRecord) -> str:

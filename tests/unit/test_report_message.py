@@ -97,7 +97,17 @@ def test_perplexities_are_compared_in_nats() -> None:
     assert units == ["nat", "nat", "fraction", "bits per weight"]
 
 
-def test_a_first_figure_below_its_floor_is_not_advised_to_be_accepted() -> None:
-    text = message(gate_record(verdict=Verdict.NO_BASELINE, worse=0.5, floor=0.2, baseline=None), {})
-
-    assert NEXT[Verdict.BELOW_FLOOR] in text and NEXT[Verdict.NO_BASELINE] not in text
+@pytest.mark.parametrize(
+    ("lower", "upper", "advice"),
+    [
+        (0.3, 0.7, Verdict.BELOW_FLOOR),
+        (0.1, 0.7, Verdict.INCONCLUSIVE),
+        (0.05, 0.2, Verdict.NO_BASELINE),
+        (None, None, Verdict.NO_BASELINE),
+    ],
+)
+def test_a_first_figure_is_advised_to_be_accepted_only_where_its_floor_holds(
+    lower: float | None, upper: float | None, advice: Verdict
+) -> None:
+    gate = gate_record(verdict=Verdict.NO_BASELINE, floor=0.2, baseline=None, lower=lower, upper=upper)
+    assert lines(message(gate, MACHINE))["now"] == NEXT[advice]
