@@ -1,4 +1,4 @@
-"""The fixtures a user's own test builds on. ``docs/fixtures.md`` shows them at work.
+"""The fixtures a user's own test builds on. ``docs/extending.md`` shows them at work.
 
 A release test is three lines::
 

@@ -48,8 +48,8 @@ OPTIONS = (
     ),
     Option(
         "specs",
-        "only these specs: globs over spec ids, comma-separated; a spec without wildcards is added even if "
-        "the tier leaves it out",
+        "only these specs, codecs and kernels: globs over their ids, comma-separated; a spec without "
+        "wildcards is added even if the tier leaves it out",
         "GLOB[,GLOB]",
     ),
     Option("methods", "only these methods: globs, comma-separated", "GLOB[,GLOB]"),
