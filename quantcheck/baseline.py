@@ -23,13 +23,14 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from quantcheck.errors import BaselineError
-from quantcheck.gate import AcceptedFigure
+from quantcheck.judging.evidence import AcceptedFigure
 from quantcheck.measurement import KINDS, Measurement
+from quantcheck.outcomes import tolerance, unpack
 from quantcheck.provenance import Basis
 
 SCHEMA = 1
@@ -51,6 +52,12 @@ class Figure:
         protocol: how they were scored.
         version: of the metric's code.
         made: key of the provenance entry.
+        outcomes: of each item, as `quantcheck.outcomes` packs them; empty where they were not kept.
+        artifact: digest of the artifact that was measured; empty where unknown.
+        codes: digest of each of its layers, space between; of layers' errors alone.
+        noise: largest change of one item when the same artifact was measured in other batches.
+        spread: standard deviation over calibrations with other samples; ``None`` where there is none.
+        freedom: its degrees of freedom.
     """
 
     mean: float
@@ -63,6 +70,12 @@ class Figure:
     protocol: str
     version: int
     made: str
+    outcomes: str = ""
+    artifact: str = ""
+    codes: str = ""
+    noise: float = 0.0
+    spread: float | None = None
+    freedom: int = 0
 
     def accepted(self, measured: Measurement | None, made: Mapping[str, Any], basis: Basis) -> AcceptedFigure:
         """The figure as the gate sees it, with everything that makes it stale for this run."""
@@ -75,7 +88,18 @@ class Figure:
             ):
                 if getattr(self, name) != now:
                     stale.append(f"{name}: accepted with {getattr(self, name)!r}, now {now!r}")
-        return AcceptedFigure(self.mean, tuple(stale))
+        outcomes = unpack(self.outcomes, self.n, self.mean) if self.outcomes else None
+        return AcceptedFigure(
+            self.mean,
+            tuple(stale),
+            outcomes,
+            None if outcomes is None else tolerance(self.outcomes, outcomes, self.mean),
+            self.artifact,
+            tuple(self.codes.split()),
+            self.noise,
+            self.spread,
+            self.freedom,
+        )
 
 
 @dataclass(frozen=True)
@@ -113,7 +137,7 @@ class BaselineFile:
         lines += ['"made": {', _lines(self.made.items()), "},"]
         lines += [
             '"figures": {',
-            _lines((key, asdict(figure)) for key, figure in self.figures.items()),
+            _lines((key, _stored(figure)) for key, figure in self.figures.items()),
             "}",
             "}",
         ]
@@ -216,16 +240,27 @@ def _read(path: Path, address: tuple[str, str, str]) -> BaselineFile | None:
     return file
 
 
+def _stored(figure: Figure) -> dict[str, Any]:
+    """The fields of a figure, without those that say nothing."""
+    defaults = {entry.name: entry.default for entry in fields(Figure)}
+    return {name: value for name, value in asdict(figure).items() if value != defaults[name]}
+
+
 def _figure(entry: Mapping[str, Any]) -> Figure:
     figure = Figure(**entry)
     if not _finite(figure):
         raise ValueError(f"non-finite or missing number in {dict(entry)}")
+    if figure.spread is not None and figure.freedom < 1:
+        raise ValueError(f"a spread without degrees of freedom in {dict(entry)}")
+    if figure.outcomes:
+        unpack(figure.outcomes, figure.n, figure.mean)
     return figure
 
 
 def _finite(figure: Figure) -> bool:
-    numbers = [figure.mean, figure.value, figure.worse]
-    numbers += [stderr for stderr in (figure.stderr, figure.worse_stderr) if stderr is not None]
+    numbers = [figure.mean, figure.value, figure.worse, figure.noise]
+    optional = (figure.stderr, figure.worse_stderr, figure.spread)
+    numbers += [number for number in optional if number is not None]
     return all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
 
 

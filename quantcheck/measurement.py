@@ -27,6 +27,8 @@ class Kind:
         log: whether the figure is the exponential of the outcomes' mean (perplexity), else the mean itself.
         relative: whether outcomes are already a difference from the reference (KL divergence, agreement).
         exact: whether the figure is counted, not sampled: it has no standard error (bits per weight).
+        by_layer: whether the items are layers, and the outcomes errors whose ratio counts.
+        rounding: how far float32 arithmetic on another processor may move one item, in the outcomes' unit.
     """
 
     name: str
@@ -35,16 +37,26 @@ class Kind:
     log: bool = False
     relative: bool = False
     exact: bool = False
+    by_layer: bool = False
+    rounding: float = 0.0
 
 
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("ppl", higher_is_better=False, unit="perplexity", log=True),
+        Kind("ppl", higher_is_better=False, unit="perplexity", log=True, rounding=1e-4),
         Kind("acc", higher_is_better=True, unit="fraction"),
-        Kind("kld", higher_is_better=False, unit="nat", relative=True),
-        Kind("top1", higher_is_better=True, unit="fraction", relative=True),
+        Kind("kld", higher_is_better=False, unit="nat", relative=True, rounding=1e-4),
+        Kind("top1", higher_is_better=True, unit="fraction", relative=True, rounding=0.01),
         Kind("bpw", higher_is_better=False, unit="bits per weight", exact=True),
+        Kind(
+            "artifact",
+            higher_is_better=False,
+            unit="relative error",
+            relative=True,
+            exact=True,
+            by_layer=True,
+        ),
     )
 }
 
@@ -57,10 +69,14 @@ class Measurement:
         metric: name, ``kind/what``.
         outcomes: float64, shape [n]: mean NLL of each window in nats (ppl), mean KL divergence of each
             window in nats (kld), agreement of each window
-            (top1), 0 or 1 of each item (acc), the one counted figure (bpw).
+            (top1), 0 or 1 of each item (acc), the one counted figure (bpw), the relative squared error of
+            each layer (artifact).
         items: digest of the ordered item ids.
         protocol: how the items were scored, in words that a reader can compare.
         version: of the metric's code; raised when its figures change.
+        clusters: int64, shape [n]: equal for items that share a document, passage, image or subject;
+            ``None`` where every item stands for itself.
+        chance: the share of items that guessing gets right; ``None`` where nothing is guessed.
     """
 
     metric: str
@@ -68,6 +84,8 @@ class Measurement:
     items: str
     protocol: str
     version: int
+    clusters: NDArray[np.int64] | None = None
+    chance: float | None = None
 
     @property
     def kind(self) -> Kind:
@@ -111,8 +129,13 @@ class PairedDifference:
 
 
 def kind_of(metric: str) -> Kind:
-    """The kind of a metric's name; raises ``KeyError`` for an unknown prefix."""
-    return KINDS[metric.partition("/")[0]]
+    """The kind of a metric's name; raises ``KeyError`` for a prefix whose direction nobody knows."""
+    prefix = metric.partition("/")[0]
+    if prefix not in KINDS:
+        raise KeyError(
+            f"metric {metric!r} is of no known kind, so which way is better? known: {', '.join(KINDS)}"
+        )
+    return KINDS[prefix]
 
 
 def pairs(candidate: Measurement, reference: Measurement | None) -> bool:
@@ -153,12 +176,28 @@ def standard_error(values: NDArray[np.float64]) -> float:
 
 
 def measurement(
-    metric: str, outcomes: Sequence[float] | NDArray[np.float64], items: str, protocol: str, version: int
+    metric: str,
+    outcomes: Sequence[float] | NDArray[np.float64],
+    items: str,
+    protocol: str,
+    version: int,
+    clusters: Sequence[int] | NDArray[np.int64] | None = None,
+    chance: float | None = None,
 ) -> Measurement:
-    """Build a `Measurement` whose outcomes are float64 and cannot be written to."""
+    """Build a `Measurement` whose arrays are float64 and int64, and cannot be written to.
+
+    Raises:
+        ValueError: not one cluster label an item.
+    """
     array = np.array(outcomes, dtype=np.float64).reshape(-1)
     array.flags.writeable = False
-    return Measurement(metric, array, items, protocol, version)
+    if clusters is None:
+        return Measurement(metric, array, items, protocol, version, chance=chance)
+    labels = np.array(clusters, dtype=np.int64).reshape(-1)
+    if labels.size != array.size:
+        raise ValueError(f"{metric}: {labels.size} cluster labels for {array.size} items")
+    labels.flags.writeable = False
+    return Measurement(metric, array, items, protocol, version, labels, chance)
 
 
 def digest(parts: Iterable[str | bytes]) -> str:

@@ -137,6 +137,14 @@ OPTIONS = (
         "fail",
         ("fail", "warn"),
     ),
+    Option(
+        "recalibrations",
+        "how often a calibrated method is calibrated anew, with other samples, when its figures are "
+        "accepted: that measures their noise, below which no gate makes a claim; 0 leaves it out (default: "
+        "4)",
+        "N",
+        "4",
+    ),
     Option("update-in-ci", "let --snapshot-update accept baselines although CI is set", flag=True),
 )
 
@@ -166,6 +174,7 @@ class Settings:
     reports: tuple[ReportTarget, ...]
     progress: str
     inconclusive: str
+    recalibrations: int
     update: bool
     update_in_ci: bool
 
@@ -248,6 +257,7 @@ def read_settings(config: pytest.Config) -> Settings:
         reports=tuple(ReportTarget.parse(text) for text in values["report"] or ()),
         progress=_one_of(values, "progress"),
         inconclusive=_one_of(values, "inconclusive"),
+        recalibrations=_integer("recalibrations", values["recalibrations"], least=0) or 0,
         update=bool(config.getoption("update_snapshots", default=False)),
         update_in_ci=bool(values["update-in-ci"]),
     )

@@ -2,8 +2,9 @@
 
 ``policy.toml`` is an ordered list of cells. The first whose ``specs`` glob matches a spec id counts; each is
 *usable* (a floor per metric kind) or *collapsed* (no floor), has a drift margin per metric kind, and says
-why. A margin may also be given for one metric by its name, which counts before that of its kind. Perplexity
-margins are ratios (1.2 is 20 % more), all others are differences in the metric's own unit.
+why. A margin may also be given for one metric by its name, which counts before that of its kind. Margins
+of perplexity and of layers' errors are ratios (1.2 is 20 % more), all others are differences in the metric's
+own unit.
 See ``docs/verdicts.md``.
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from quantcheck.errors import BaselineError
-from quantcheck.gate import Bounds
+from quantcheck.judging.evidence import Bounds
 from quantcheck.measurement import KINDS, kind_of
 
 SCHEMA = 1
@@ -58,7 +59,8 @@ class Policy:
                 f"{self.path}: no cell covers {spec_id}; add one with its floor, drift and reason"
             )
         drift = _margin(cell.drift, metric, spec_id, "drift", self.path)
-        floor = None if cell.collapsed else _margin(cell.floor, metric, spec_id, "floor", self.path)
+        floorless = cell.collapsed or kind_of(metric).by_layer
+        floor = None if floorless else _margin(cell.floor, metric, spec_id, "floor", self.path)
         return Bounds(floor, drift, cell.reason)
 
 
@@ -117,17 +119,24 @@ def _margins(raw: Any, where: str) -> dict[str, float]:
         kind = name.partition("/")[0]
         if kind not in KINDS:
             raise BaselineError(f"policy {where}: unknown metric kind {kind!r}; known: {', '.join(KINDS)}")
-        least = 1.0 if KINDS[kind].log else 0.0
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-            or value <= least
-        ):
+        least, most = _range(kind)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least < value < most:
+            below = f" and below {most:g}" if most < math.inf else ""
             raise BaselineError(
-                f"policy {where}: {name} must be a finite number above {least:g}, got {value!r}"
+                f"policy {where}: {name} must be a finite number above {least:g}{below}, got {value!r}"
             )
     return {name: float(value) for name, value in raw.items()}
+
+
+def _range(kind: str) -> tuple[float, float]:
+    """Margins lie between these: a ratio of 1 allows nothing, and no model loses a fraction of 1 and more."""
+    if _ratio(kind):
+        return 1.0, math.inf
+    return 0.0, 1.0 if KINDS[kind].unit == "fraction" else math.inf
+
+
+def _ratio(kind: str) -> bool:
+    return KINDS[kind].log or KINDS[kind].by_layer
 
 
 def _margin(margins: Mapping[str, float], metric: str, spec_id: str, which: str, path: Path) -> float:
@@ -137,4 +146,4 @@ def _margin(margins: Mapping[str, float], metric: str, spec_id: str, which: str,
         raise BaselineError(
             f"{path}: the cell of {spec_id} has no {which} for {kind}; add one with its reason"
         )
-    return math.log(margin) if KINDS[kind].log else margin
+    return math.log(margin) if _ratio(kind) else margin

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from quantcheck.gate import Bounds, Judgement, Verdict
+from quantcheck.judging.evidence import Bounds, Judgement, Verdict
 from quantcheck.measurement import Measurement, kind_of
+from quantcheck.outcomes import pack, pack_labels
 
 SCHEMA = 1
 
@@ -26,7 +27,8 @@ class GateRecord:
         value, stderr, n: the quantized model's figure; the standard error is of the mean outcome.
         reference: the full-precision model's figure on the same items.
         worse, worse_stderr: paired difference in the outcomes' unit, positive is worse.
-        floor: of the policy, outcomes' unit; ``None`` for a cell that is declared collapsed.
+        floor: of the policy, outcomes' unit; ``None`` for a cell that is declared collapsed, and for a metric
+            without one.
         lower, upper: one-sided bounds of the difference that the floor was tested with; ``upper`` at 95 %,
             ``lower`` at one minus ``alarm``, the gate's share of the run's budget of false alarms.
         mde: the smallest difference that this gate would have called worse with 80 % power.
@@ -34,10 +36,12 @@ class GateRecord:
         harmful, beneficial: items that only the reference, or only the candidate, got right; accuracies
             alone.
         baseline: the accepted figure.
-        drift, drift_margin: from the baseline, outcomes' unit, positive is worse.
+        drift, drift_margin: from the baseline, outcomes' unit, positive is worse; the margin that decided.
         bpw, nominal_bits: counted from the stored tensors, and of the spec.
         notes: what the method did otherwise than asked for, its documented fallbacks.
         items, protocol: what was scored and how.
+        outcomes, clusters: of each item and which belong together, as `quantcheck.outcomes` packs them.
+        artifact: digest of what was stored for the quantized model.
         seconds: spent on this gate's figure, 0 when it was reused.
         quantize_seconds: that quantizing took when it was done.
         accepted: ``old -> new`` when this run stored a new baseline.
@@ -73,6 +77,9 @@ class GateRecord:
     nominal_bits: float | None = None
     items: str = ""
     protocol: str = ""
+    outcomes: str = ""
+    clusters: str = ""
+    artifact: str = ""
     seconds: float = 0.0
     quantize_seconds: float | None = None
     accepted: str | None = None
@@ -97,7 +104,7 @@ class GateRecord:
     @property
     def collapsed(self) -> bool:
         """Whether the policy declares this cell collapsed."""
-        return self.floor is None
+        return self.floor is None and not kind_of(self.metric).by_layer
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; a non-finite number becomes its name, since JSON has none."""
@@ -163,7 +170,7 @@ def figure_fields(
     judgement: Judgement, bounds: Bounds, measured: Measurement | None, reference: Measurement | None
 ) -> dict[str, Any]:
     """The fields of a `GateRecord` that follow from a judgement and the figures behind it."""
-    difference, test = judgement.difference, judgement.test
+    difference, test, drift = judgement.difference, judgement.test, judgement.drift
     return {
         "verdict": judgement.verdict,
         "reasons": judgement.reasons,
@@ -181,10 +188,12 @@ def figure_fields(
         "needed": test.needed if test else None,
         "harmful": test.harmful if test else None,
         "beneficial": test.beneficial if test else None,
-        "drift": judgement.drift,
-        "drift_margin": bounds.drift,
+        "drift": drift.change if drift else None,
+        "drift_margin": drift.margin if drift else bounds.drift,
         "items": measured.items if measured else "",
         "protocol": measured.protocol if measured else "",
+        "outcomes": pack(measured) if measured else "",
+        "clusters": pack_labels(measured.clusters) if measured else "",
         "policy": bounds.reason,
     }
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import datetime
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import quantcheck
-from quantcheck.baseline import BaselineFile, Figure, read_baseline
-from quantcheck.errors import DataError, QuantizationError
+from quantcheck.artifact_facts import OUTPUTS, WEIGHTS
+from quantcheck.baseline import BaselineFile, read_baseline
+from quantcheck.decision import BPW, decide
+from quantcheck.errors import DataError
 from quantcheck.extensions import codec_ids, kernel_ids, selected
-from quantcheck.gate import AcceptedFigure, Evidence, Judgement, Verdict, judge
-from quantcheck.measurement import Measurement, PairedDifference
 from quantcheck.methods import METHODS
 from quantcheck.metrics.catalog import MetricPlan, builtin_calibration, builtin_instructions, plan_metrics
 from quantcheck.models.instructions import InstructionSource
@@ -24,8 +23,7 @@ from quantcheck.options import Settings
 from quantcheck.plan import Cell, Matrix, cells, exact_spec, matrix
 from quantcheck.policy import Policy, read_policy
 from quantcheck.provenance import library_versions, machine
-from quantcheck.record import GateRecord, RunRecord, figure_fields
-from quantcheck.report.figures import figure as shown
+from quantcheck.record import GateRecord, RunRecord
 from quantcheck.spec import ModelSpec, QuantSpec
 from quantcheck.statistics.bound import ALPHA
 from quantcheck.statistics.budget import BUDGET, share
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
 
     from quantcheck.runner import Runner
 
-BPW = "bpw"
 DEVICES = ("cpu", "cuda")
 USER_CALIBRATION_WINDOWS = 128
 
@@ -121,8 +118,12 @@ class GateSession:
         return plan_metrics(model, self.settings.tier, self.texts())
 
     def metrics(self, model: ModelSpec) -> tuple[str, ...]:
-        """The metrics gated on a model: bits per weight, then what is measured."""
-        return (BPW, *self.plan(model).metrics)
+        """The metrics gated on a model: of what is stored, then what is measured.
+
+        Outputs of blocks are compared on the calibration text, for every method, where there is one.
+        """
+        outputs = () if self.calibration(model) is None else (OUTPUTS,)
+        return (WEIGHTS, *outputs, BPW, *self.plan(model).metrics)
 
     def vanished(self, model: ModelSpec, spec: QuantSpec) -> list[str]:
         """Accepted metrics, of the built-in model or a given text, that this run ought to produce."""
@@ -188,51 +189,7 @@ class GateSession:
 
     def decide(self, runner: Runner, cell: Cell, snapshot: SnapshotAssertion) -> GateRecord:
         """Measure one gate, judge it, and accept it when asked to."""
-        from quantcheck.runner import bits_per_weight
-
-        try:
-            figures = runner.figures(cell.model, cell.spec)
-        except QuantizationError as error:
-            return self._never_quantized(cell, runner, error)
-        reference = runner.reference(cell.model)
-        measured, compared = figures.measurements.get(cell.metric), reference.measurements.get(cell.metric)
-        if cell.metric == BPW and figures.facts is not None:
-            measured, compared = bits_per_weight(figures.facts)
-        basis = runner.basis(cell.model, cell.spec)
-        file = self.baseline_file(cell.model.name, runner.device, str(cell.spec))
-        figure = file.get(self.settings.tier, cell.metric) if file else None
-        baseline = figure.accepted(measured, file.made[figure.made], basis) if file and figure else None
-        bounds = self.policy.bounds(str(cell.spec), cell.metric)
-        spec = cell.spec
-        evidence = Evidence(
-            cell.metric,
-            measured,
-            compared,
-            figures.facts,
-            baseline,
-            bounds,
-            spec.bits,
-            spec.act_bits,
-            self.alarm,
-        )
-        judgement = judge(evidence)
-        accepted = None
-        if self.settings.update and measured is not None and judgement.verdict.updatable:
-            judgement = judge(replace(evidence, baseline=AcceptedFigure(measured.mean)))
-            if judgement.verdict.green:
-                accepted = self._accept(cell, runner, measured, judgement.difference, figure, snapshot)
-        facts = figures.facts
-        return GateRecord(
-            **self._where(cell, runner),
-            baseline=figure.value if figure and not accepted else None,
-            bpw=facts.bpw if facts and facts.layers else None,
-            nominal_bits=facts.nominal_bits if facts and facts.layers else None,
-            notes=facts.notes if facts else (),
-            seconds=0.0 if figures.reused else figures.seconds,
-            quantize_seconds=figures.quantize_seconds,
-            accepted=accepted,
-            **figure_fields(judgement, bounds, measured, compared),
-        )
+        return decide(self, runner, cell, snapshot)
 
     def run_record(self, records: Sequence[GateRecord]) -> RunRecord:
         """The record of the run, from the records of all workers: failures first, then by id."""
@@ -289,64 +246,3 @@ class GateSession:
     def _text(self, name: str, path: Path, windows: int | None) -> TextSource:
         settings = self.settings
         return TextSource(name, path, settings.text_separator, settings.text_bos, windows, settings.window)
-
-    def _where(self, cell: Cell, runner: Runner) -> dict[str, Any]:
-        """The fields of a record that say which cell it is, and what it ran on."""
-        return {
-            "model": cell.model.name,
-            "spec": str(cell.spec),
-            "metric": cell.metric,
-            "tier": self.settings.tier,
-            "device": runner.device,
-            "dtype": runner.basis(cell.model, cell.spec).dtype,
-        }
-
-    def _never_quantized(self, cell: Cell, runner: Runner, error: QuantizationError) -> GateRecord:
-        bounds = self.policy.bounds(str(cell.spec), cell.metric)
-        judgement = Judgement(Verdict.NOT_QUANTIZED, (str(error),))
-        return GateRecord(
-            **self._where(cell, runner),
-            **figure_fields(judgement, bounds, None, None),
-        )
-
-    def _accept(
-        self,
-        cell: Cell,
-        runner: Runner,
-        measured: Measurement,
-        difference: PairedDifference | None,
-        old: Figure | None,
-        snapshot: SnapshotAssertion,
-    ) -> str:
-        from quantcheck.snapshot import accept
-
-        assert difference is not None
-        basis = runner.basis(cell.model, cell.spec)
-        date = datetime.datetime.now(datetime.UTC).date().isoformat()
-        made = {
-            "basis": asdict(basis),
-            "date": date,
-            "libraries": library_versions(),
-            "machine": machine(),
-            "quantcheck": quantcheck.__version__,
-        }
-        new = Figure(
-            mean=measured.mean,
-            value=measured.value,
-            stderr=_finite(measured.stderr),
-            n=measured.n,
-            worse=difference.mean,
-            worse_stderr=_finite(difference.stderr),
-            items=measured.items,
-            protocol=measured.protocol,
-            version=measured.version,
-            made=basis.key,
-        )
-        address = (cell.model.name, runner.device, str(cell.spec), self.settings.tier, cell.metric)
-        accept(snapshot, self.settings.baselines, address, new, made)
-        before = shown(cell.metric, old.value) if old else "none"
-        return f"{before} -> {shown(cell.metric, measured.value)}"
-
-
-def _finite(number: float) -> float | None:
-    return None if math.isnan(number) else number

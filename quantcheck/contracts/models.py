@@ -25,7 +25,7 @@ from quantcheck.contracts.base import (
     where,
 )
 from quantcheck.errors import QuantcheckError, QuantizationError, SpecError
-from quantcheck.gate import NOMINAL_SLACK
+from quantcheck.judging.guards import NOMINAL_SLACK
 from quantcheck.methods.activations import ActivationQuantizer
 from quantcheck.methods.artifact import Artifact, inspect
 from quantcheck.methods.linear import QuantizedLinear

@@ -141,4 +141,5 @@ def _mean(positions: Tensor) -> Tensor:
 def _measurement(kind: str, windows: Windows, values: list[Tensor]) -> Measurement:
     metric = f"{kind}/{windows.name}"
     protocol = f"{_WORDS[kind]}, {_SOFTMAX}; {windows.protocol}"
-    return measurement(metric, torch.cat(values).numpy(), windows.digest, protocol, version(metric))
+    outcomes = torch.cat(values).numpy()
+    return measurement(metric, outcomes, windows.digest, protocol, version(metric), windows.documents)

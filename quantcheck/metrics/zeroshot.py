@@ -3,8 +3,9 @@
 lm-eval builds the prompts and decides which choice wins; this file hands it the items and the log-likelihoods
 and keeps what became of each item. A task is one of lm-eval's YAML files, with ``dataset_path: json``,
 ``data_files`` beside the YAML, ``output_type: multiple_choice``, and the headline metric, ``acc`` or
-``acc_norm``, first in ``metric_list``. The items are read here and given to lm-eval in memory: no data set
-cache is written and no network is asked.
+``acc_norm``, first in ``metric_list``. Items that share a passage, image or subject have the same value in
+the field ``cluster``, or in that which ``cluster`` under ``metadata`` names; labels hold across tasks. The
+items are read here and given to lm-eval in memory: no data set cache is written and no network is asked.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import io
 import json
 import logging
 import math
+import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 from lm_eval import evaluator
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
@@ -63,12 +66,16 @@ class TaskOutcomes:
         items: digest of each item: its id, every prompt and choice, and the right answer.
         outcomes: 1 where the right choice won, 0 where not, NaN where a log-likelihood is not finite.
         protocol: how the items were scored.
+        clusters: label of each item, equal for items that share a passage, image or subject.
+        chances: the chance of each item to be guessed.
     """
 
     task: str
     items: tuple[str, ...]
     outcomes: tuple[float, ...]
     protocol: str
+    clusters: tuple[str, ...]
+    chances: tuple[float, ...]
 
 
 def load_tasks(plan: TaskPlan) -> TaskSet:
@@ -214,7 +221,15 @@ def _outcomes(name: str, task: ConfigurableTask, samples: list[Json]) -> TaskOut
         items=tuple(_item_digest(task, sample) for sample in samples),
         outcomes=tuple(_outcome(sample, headline) for sample in samples),
         protocol=f"lm-eval multiple_choice, {headline}, {shots}-shot, task version {edition}",
+        clusters=tuple(_cluster(task, sample) for sample in samples),
+        chances=tuple(1 / len(sample["filtered_resps"]) for sample in samples),
     )
+
+
+def _cluster(task: ConfigurableTask, sample: Json) -> str:
+    """What an item shares with others: the field that the task's metadata names, else ``cluster``."""
+    field = (task.get_config("metadata") or {}).get("cluster", "cluster")
+    return str(sample["doc"].get(field, f"{task.config.task} {sample['doc_id']}"))
 
 
 def _item_digest(task: ConfigurableTask, sample: Json) -> str:
@@ -239,6 +254,8 @@ def _measurement(name: str, parts: list[TaskOutcomes]) -> Measurement:
         digest(item for part in parts for item in (part.task, *part.items)),
         f"{protocols}; prompts without BOS, float32 log-softmax",
         version(metric),
+        np.unique([label for part in parts for label in part.clusters], return_inverse=True)[1],
+        statistics.fmean(chance for part in parts for chance in part.chances),
     )
 
 

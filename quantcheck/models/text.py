@@ -66,7 +66,8 @@ class Windows:
     Attributes:
         name: of the text.
         ids: int64, [n, length + 1] with the label of the last position (evaluation), else [n, length].
-        documents: int64, [n]: index of the document in which each window starts, for clustering.
+        documents: int64, [n]: index of the document in which each window starts, for clustering; where the
+            text was not split into documents, of the window, since nothing else is known to be independent.
         length: inputs a window, in tokens.
         protocol: how the text was cut, in words that a reader can compare.
     """
@@ -170,7 +171,7 @@ def _windows(
     return Windows(
         name=source.name,
         ids=ids[starts[:, None] + np.arange(width)],
-        documents=documents[starts],
+        documents=np.arange(count) if source.separator is None else documents[starts],
         length=length,
         protocol=f"{count} contiguous windows of {length}, {_document_rule(source)}",
     )

@@ -75,8 +75,9 @@ def _failures(gates: Sequence[GateRecord]) -> Iterator[str]:
 
 def _model_tables(model: str, gates: Sequence[GateRecord]) -> Iterator[tuple[str, str]]:
     metrics = sorted({gate.metric for gate in gates}, key=_metric_order)
+    without_floors = {gate.spec for gate in gates if gate.collapsed}
     for collapsed in (False, True):
-        section = [gate for gate in gates if gate.collapsed is collapsed]
+        section = [gate for gate in gates if (gate.spec in without_floors) is collapsed]
         if not section:
             continue
         yield f"{model}: {COLLAPSED if collapsed else 'usable'}; {LEGEND}", ""
@@ -119,7 +120,7 @@ def _reference(gates: Sequence[GateRecord], metric: str) -> str:
 
 
 def _metric_order(metric: str) -> tuple[int, str]:
-    return (["bpw", "ppl", "kld", "top1", "acc"].index(kind_of(metric).name), metric)
+    return (["artifact", "bpw", "ppl", "kld", "top1", "acc"].index(kind_of(metric).name), metric)
 
 
 def _listed(gates: Sequence[GateRecord], verdict: Verdict) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from quantcheck.artifact_facts import ArtifactFacts, LayerFacts
+from quantcheck.artifact_facts import ArtifactFacts, BlockFacts, LayerFacts
 from quantcheck.baseline import Figure
 from quantcheck.gate import AcceptedFigure, Bounds, Evidence, Judgement, Verdict, judge
 from quantcheck.measurement import Measurement, measurement
@@ -14,18 +14,31 @@ from quantcheck.provenance import Basis
 from quantcheck.record import GateRecord, RunRecord
 
 LAYERS = ("model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj")
+BLOCKS = (BlockFacts("model.layers.0", 0.02), BlockFacts("model.layers.1", 0.04))
 BASIS = Basis("cpu", "float32", "a1", "b2", "c3", method_version=1, seed=7)
 BOUNDS = Bounds(floor=0.5, drift=0.1, reason="four bits lose little")
 
 
 def layer(name: str = LAYERS[0], **changes: Any) -> LayerFacts:
-    right = LayerFacts(name, 1000, 3250, 3.0, finite=True, decoded=True, levels_respected=True)
+    right = LayerFacts(
+        name,
+        1000,
+        3250,
+        3.0,
+        finite=True,
+        decoded=True,
+        levels_respected=True,
+        digest=f"{len(name):08x}",
+        differs=True,
+        weight_error=0.01,
+    )
     return replace(right, **changes)
 
 
 def facts(**changes: Any) -> ArtifactFacts:
     """Two quantized layers; ``changes`` are made to the second one."""
-    return ArtifactFacts(LAYERS, (layer(LAYERS[0]), layer(LAYERS[1], **changes)))
+    layers = (layer(LAYERS[0]), layer(LAYERS[1], **changes))
+    return ArtifactFacts(LAYERS, layers, blocks=BLOCKS, reference_untouched=True)
 
 
 def measured(metric: str, outcomes: Sequence[float], items: str = "items", **changes: Any) -> Measurement:

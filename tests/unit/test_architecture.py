@@ -45,13 +45,16 @@ PURE = {
     "measurement": ("", "numpy"),
     "statistics": ("", "numpy scipy"),
     "artifact_facts": ("", ""),
-    "gate": ("artifact_facts measurement statistics", "numpy"),
+    "judging": ("artifact_facts measurement statistics", "numpy"),
+    "gate": ("artifact_facts judging measurement statistics", "numpy"),
+    "outcomes": ("measurement", "numpy"),
+    "noise": ("", ""),
     "results": ("artifact_facts measurement", ""),
     "provenance": ("measurement", ""),
-    "baseline": ("errors gate measurement provenance", ""),
-    "policy": ("errors gate measurement", ""),
+    "baseline": ("errors judging measurement outcomes provenance", ""),
+    "policy": ("errors judging measurement", ""),
     "known": ("errors", ""),
-    "record": ("gate measurement", ""),
+    "record": ("judging measurement outcomes", ""),
     "published": ("errors measurement", ""),
     "report": ("errors gate measurement published record", ""),
 }
@@ -73,12 +76,13 @@ ROOMS = {
         "torch transformers lm_eval datasets numpy",
     ),
     "runner": (
-        "artifact_facts cache errors measurement methods metrics models progress provenance results spec",
+        "artifact_facts cache errors measurement methods metrics models noise progress provenance results "
+        "spec",
         "torch transformers",
     ),
     "strategies": ("codecs kernels methods", "hypothesis torch transformers"),
     "contracts": (
-        "codecs errors gate kernels methods registry spec strategies",
+        "codecs errors judging kernels methods registry spec strategies",
         "pytest hypothesis safetensors torch transformers",
     ),
     "snapshot": ("baseline measurement", "syrupy filelock"),
@@ -86,9 +90,14 @@ ROOMS = {
     "options": ("errors plan report spec", "pytest"),
     "interop": ("codecs kernels registry", "bitsandbytes compressed_tensors gptqmodel torch torchao"),
     "extensions": ("codecs errors kernels methods registry", ""),
+    "decision": (
+        "__init__ artifact_facts baseline errors gate judging measurement methods noise outcomes plan "
+        "provenance record report snapshot",
+        "",
+    ),
     "session": (
-        "__init__ baseline errors extensions gate measurement methods metrics models options plan policy "
-        "provenance record report runner snapshot spec statistics",
+        "__init__ artifact_facts baseline decision errors extensions methods metrics models options plan "
+        "policy provenance record report runner snapshot spec statistics",
         "torch",
     ),
     "preflight": ("errors gate methods metrics models options plan session spec", "torch"),
@@ -315,14 +324,15 @@ from quantcheck.report.message import message
 stored = json.loads(Path("figures.json").read_text(encoding="utf-8"))
 record = GateRecord.from_json(json.loads(Path("run.json").read_text(encoding="utf-8"))["gates"][0])
 layers = tuple(LayerFacts(**layer) for layer in stored["facts"]["layers"])
+facts = ArtifactFacts(tuple(stored["facts"]["expected_layers"]), layers, reference_untouched=True)
 candidate, reference = (measurement(**stored[who]) for who in ("candidate", "reference"))
 file = read_baseline([Path("baselines")], record.model, record.device, record.spec)
 figure = file.get(record.tier, record.metric)
 baseline = figure.accepted(candidate, file.made[figure.made], Basis(**stored["basis"]))
 bounds = read_policy(Path("policy.toml")).bounds(record.spec, record.metric)
-facts = ArtifactFacts(tuple(stored["facts"]["expected_layers"]), layers)
 found = judge(Evidence(record.metric, candidate, reference, facts, baseline, bounds))
-assert (found.verdict, found.reasons, found.drift) == (record.verdict, record.reasons, record.drift)
+assert (found.verdict, found.reasons) == (record.verdict, record.reasons)
+assert (found.drift.change, found.drift.margin) == (record.drift, record.drift_margin)
 assert message(record, {}).startswith(f"{found.verdict}: ")
 print(found.verdict)
 """

@@ -82,7 +82,7 @@ def test_one_item_cannot_decide_a_floor_that_it_meets() -> None:
     found = divergence([0.25])
     assert found.verdict is Verdict.INCONCLUSIVE
     assert found.reasons == (
-        "the difference lies between -inf and inf, on either side of the floor of 0.5: 1 items cannot tell, "
+        "the difference lies between -inf and inf, on either side of the floor of 0.5: 1 item cannot tell, "
         "no number of items would decide",
     )
     assert divergence([0.75]).verdict is Verdict.INCONCLUSIVE

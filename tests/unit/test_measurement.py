@@ -37,10 +37,11 @@ def test_kinds_fix_direction_unit_and_how_outcomes_become_the_figure() -> None:
         "kld": False,
         "top1": True,
         "bpw": False,
+        "artifact": False,
     }
     assert [name for name, kind in KINDS.items() if kind.log] == ["ppl"]
-    assert [name for name, kind in KINDS.items() if kind.relative] == ["kld", "top1"]
-    assert [name for name, kind in KINDS.items() if kind.exact] == ["bpw"]
+    assert [name for name, kind in KINDS.items() if kind.relative] == ["kld", "top1", "artifact"]
+    assert [name for name, kind in KINDS.items() if kind.exact] == ["bpw", "artifact"]
     assert all(kind.name == name and kind.unit for name, kind in KINDS.items())
 
 

@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from quantcheck.artifact_facts import WEIGHTS
 from quantcheck.errors import BaselineError
 from quantcheck.measurement import KINDS
 from quantcheck.methods import METHODS
@@ -73,13 +74,15 @@ def test_a_margin_of_a_named_metric_counts_before_that_of_its_kind(policy_file: 
 
 def test_a_collapsed_cell_has_a_drift_and_no_floor(policy_file: Path) -> None:
     bounds = read(policy_file, GOOD).bounds("rtn-w2-g128", "ppl/web")
-    assert bounds.collapsed
+    assert bounds.floor is None
     assert (bounds.floor, bounds.drift, bounds.reason) == (None, math.log(1.1), "no levels left")
 
 
 def test_the_first_cell_that_matches_counts(policy_file: Path) -> None:
     policy = read(policy_file, GOOD)
-    assert [policy.bounds(spec, "acc/x").collapsed for spec in ("rtn-w1", "rtn-w2", "rtn-w3", "gptq-w2")] == [
+    assert [
+        policy.bounds(spec, "acc/x").floor is None for spec in ("rtn-w1", "rtn-w2", "rtn-w3", "gptq-w2")
+    ] == [
         True,
         True,
         False,
@@ -88,7 +91,7 @@ def test_the_first_cell_that_matches_counts(policy_file: Path) -> None:
 
 
 def test_globs_mind_the_case(policy_file: Path) -> None:
-    assert not read(policy_file, GOOD).bounds("rtn-W2", "ppl/web").collapsed
+    assert read(policy_file, GOOD).bounds("rtn-W2", "ppl/web").floor is not None
 
 
 def test_a_spec_that_no_cell_covers_is_refused(policy_file: Path) -> None:
@@ -143,8 +146,12 @@ def test_a_usable_cell_without_a_floor_for_the_kind_is_refused(policy_file: Path
         ("ppl = 2.0", "ppl = nan", "ppl must be a finite number above 1, got nan"),
         ("ppl = 2.0", 'ppl = "2"', "ppl must be a finite number above 1, got '2'"),
         ("ppl = 2.0", "ppl = true", "ppl must be a finite number above 1, got True"),
-        ("acc = 0.03", "acc = 0.0", "cell 2, drift: acc must be a finite number above 0, got 0.0"),
-        ("acc = 0.03", "acc = -0.1", "acc must be a finite number above 0, got -0.1"),
+        (
+            "acc = 0.03",
+            "acc = 0.0",
+            "cell 2, drift: acc must be a finite number above 0 and below 1, got 0.0",
+        ),
+        ("acc = 0.03", "acc = -0.1", "acc must be a finite number above 0 and below 1, got -0.1"),
     ],
 )
 def test_a_malformed_policy_is_refused_with_its_place(
@@ -162,15 +169,25 @@ def test_a_policy_that_is_no_text_or_not_there_is_refused(policy_file: Path, tmp
             read_policy(path)
 
 
-@given(st.sampled_from(sorted(KINDS)), st.floats(1.0, 1e6, exclude_min=True))
+@given(st.sampled_from(sorted(KINDS)), st.floats(0.0, 1.0, exclude_min=True, exclude_max=True))
 def test_a_margin_is_taken_as_it_stands(
-    tmp_path_factory: pytest.TempPathFactory, kind: str, margin: float
+    tmp_path_factory: pytest.TempPathFactory, kind: str, part: float
 ) -> None:
+    ratio = KINDS[kind].log or KINDS[kind].by_layer
+    margin = 1 + part if ratio else part
+    assume(margin > 1 or not ratio)
     path = tmp_path_factory.getbasetemp() / "margin.toml"
     margins = f"floor = {{ {kind} = {margin!r} }}\ndrift = {{ {kind} = {margin!r} }}"
     cell = f"[[cell]]\nspecs = ['*']\nstatus = 'usable'\n{margins}\nreason = 'any'"
     bounds = read(path, f"schema = 1\n{cell}").bounds("rtn-w3", f"{kind}/x")
-    assert bounds.floor == bounds.drift == (math.log(margin) if KINDS[kind].log else margin)
+    assert bounds.drift == (math.log(margin) if ratio else margin)
+    assert bounds.floor == (None if KINDS[kind].by_layer else bounds.drift)
+
+
+@pytest.mark.parametrize("margin", ["1.0", "1.5", "nan", "inf", "true"])
+def test_a_margin_that_no_accuracy_could_miss_is_refused(policy_file: Path, margin: str) -> None:
+    with pytest.raises(BaselineError, match="acc must be a finite number above 0 and below 1"):
+        read(policy_file, GOOD.replace("acc = 0.25", f"acc = {margin}"))
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -181,13 +198,14 @@ def test_the_packaged_policy_covers_every_gate_of_every_tier(
     capabilities = THIRD_PARTY if method == "third_party" else METHODS.entry(method).capabilities
     specs = [spec for spec, why in candidates(method, capabilities, tier) if why is None]
     assert specs
-    metrics = ("bpw", *plan_metrics(ModelSpec.parse("builtin-llama"), tier).metrics)
+    metrics = (WEIGHTS, "bpw", *plan_metrics(ModelSpec.parse("builtin-llama"), tier).metrics)
     assert {metric.partition("/")[0] for metric in metrics} == set(KINDS)
     for spec in specs:
         for metric in metrics:
             bounds = packaged.bounds(str(spec), metric)
             assert bounds.reason
-            assert bounds.collapsed or bounds.floor > bounds.drift > 0
+            assert bounds.drift > 0
+            assert bounds.floor is None or bounds.floor > bounds.drift
 
 
 @pytest.mark.parametrize("bits", [1, 1.06, 1.7, 2, 2.5, 3, 3.5, 4, 4.5, *range(5, 17)])
@@ -196,7 +214,8 @@ def test_the_packaged_policy_covers_every_width(packaged: Policy, method: str, b
     for spec in (QuantSpec(method, bits), QuantSpec(method, bits, 8, 64, "symr")):
         for kind in KINDS:
             bounds = packaged.bounds(str(spec), kind)
-            assert bounds.collapsed is (bits < 3 or (method == "rtn" and bits < 4))
+            floorless = KINDS[kind].by_layer or bits < 3 or (method == "rtn" and bits < 4)
+            assert (bounds.floor is None) is floorless
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

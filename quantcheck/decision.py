@@ -1,0 +1,198 @@
+"""How one gate is decided: gather its evidence, judge it, accept it when asked to."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import quantcheck
+from quantcheck.artifact_facts import OUTPUTS, WEIGHTS, ArtifactFacts
+from quantcheck.baseline import Figure
+from quantcheck.errors import QuantizationError
+from quantcheck.gate import judge
+from quantcheck.judging.evidence import AcceptedFigure, Evidence, Judgement, Verdict
+from quantcheck.judging.guards import not_quantized
+from quantcheck.measurement import Measurement, PairedDifference, digest, measurement
+from quantcheck.methods import METHODS
+from quantcheck.noise import Noise
+from quantcheck.outcomes import pack
+from quantcheck.plan import Cell
+from quantcheck.provenance import library_versions, machine
+from quantcheck.record import GateRecord, figure_fields
+from quantcheck.report.figures import figure as shown
+
+if TYPE_CHECKING:
+    from syrupy.assertion import SnapshotAssertion
+
+    from quantcheck.runner import Runner
+    from quantcheck.session import GateSession
+
+BPW = "bpw"
+VERSIONS = {BPW: 1, WEIGHTS: 1, OUTPUTS: 1}
+"""Metrics of what is stored, which need no evaluation."""
+
+_PROTOCOLS = {
+    BPW: "all bits of all stored tensors over the weights of the decoder Linears",
+    WEIGHTS: "relative squared error of each decoded weight",
+    OUTPUTS: "relative squared error of what each decoder block adds to full-precision inputs",
+}
+
+
+def decide(session: GateSession, runner: Runner, cell: Cell, snapshot: SnapshotAssertion) -> GateRecord:
+    """Measure one gate, judge it, and accept it when asked to."""
+    return _Decision(session, runner, cell).record(snapshot)
+
+
+def stored(facts: ArtifactFacts, metric: str) -> tuple[Measurement | None, Measurement | None]:
+    """A metric of what is stored, and its reference: of bits per weight the nominal ones, of errors none."""
+    if metric == BPW:
+        counted, nominal = (_of_layers(metric, {"": bits}, facts) for bits in (facts.bpw, facts.nominal_bits))
+        return counted, nominal
+    errors = facts.errors(metric)
+    return (_of_layers(metric, errors, facts), None) if errors else (None, None)
+
+
+def _of_layers(metric: str, values: Mapping[str, float], facts: ArtifactFacts) -> Measurement:
+    names = values if metric != BPW else facts.expected_layers
+    return measurement(metric, list(values.values()), digest(names), _PROTOCOLS[metric], VERSIONS[metric])
+
+
+class _Decision:
+    """One gate of a session while it is decided."""
+
+    def __init__(self, session: GateSession, runner: Runner, cell: Cell) -> None:
+        self.session, self.runner, self.cell = session, runner, cell
+        self.settings, self.spec = session.settings, cell.spec
+        self.bounds = session.policy.bounds(str(cell.spec), cell.metric)
+        self.basis = runner.basis(cell.model, cell.spec)
+        file = session.baseline_file(cell.model.name, runner.device, str(cell.spec))
+        self.figure = file.get(self.settings.tier, cell.metric) if file else None
+        self.made = file.made[self.figure.made] if file and self.figure else {}
+
+    def record(self, snapshot: SnapshotAssertion) -> GateRecord:
+        try:
+            facts = self.runner.facts(self.cell.model, self.spec)
+        except QuantizationError as error:
+            judgement = Judgement(Verdict.NOT_QUANTIZED, (str(error),))
+            return GateRecord(**self._where(), **figure_fields(judgement, self.bounds, None, None))
+        measured, compared, cost = self._measured(facts)
+        evidence = self._evidence(facts, measured, compared)
+        judgement, accepted = judge(evidence), None
+        if self.settings.update and measured is not None and judgement.verdict.updatable:
+            judgement = judge(replace(evidence, baseline=AcceptedFigure(measured.mean)))
+            if judgement.verdict.green:
+                accepted = self._accept(facts, measured, judgement.difference, snapshot)
+        return GateRecord(
+            **self._where(),
+            baseline=self.figure.value if self.figure and not accepted else None,
+            bpw=facts.bpw if facts.layers else None,
+            nominal_bits=facts.nominal_bits if facts.layers else None,
+            notes=facts.notes,
+            artifact=facts.digest,
+            accepted=accepted,
+            **cost,
+            **figure_fields(judgement, self.bounds, measured, compared),
+        )
+
+    def _measured(
+        self, facts: ArtifactFacts
+    ) -> tuple[Measurement | None, Measurement | None, dict[str, Any]]:
+        """The candidate's and the reference's figures, and what they cost.
+
+        What is not quantized is not evaluated: its figures would say nothing.
+        """
+        metric, model = self.cell.metric, self.cell.model
+        if metric in VERSIONS:
+            return *stored(facts, metric), {}
+        if not_quantized(self._evidence(facts, None, None)):
+            return None, None, {}
+        figures, reference = self.runner.figures(model, self.spec), self.runner.reference(model)
+        cost = {
+            "seconds": 0.0 if figures.reused else figures.seconds,
+            "quantize_seconds": figures.quantize_seconds,
+        }
+        return figures.measurements.get(metric), reference.measurements.get(metric), cost
+
+    def _evidence(
+        self, facts: ArtifactFacts, measured: Measurement | None, compared: Measurement | None
+    ) -> Evidence:
+        needs = METHODS.entry(self.spec.method).capabilities
+        return Evidence(
+            self.cell.metric,
+            measured,
+            compared,
+            facts,
+            self.figure.accepted(measured, self.made, self.basis) if self.figure else None,
+            self.bounds,
+            self.spec.bits,
+            self.spec.act_bits,
+            self.session.alarm,
+            data_free=not (needs.calibrated or needs.tuned),
+        )
+
+    def _where(self) -> dict[str, Any]:
+        """The fields of a record that say which cell it is, and what it ran on."""
+        return {
+            "model": self.cell.model.name,
+            "spec": str(self.spec),
+            "metric": self.cell.metric,
+            "tier": self.settings.tier,
+            "device": self.runner.device,
+            "dtype": self.basis.dtype,
+        }
+
+    def _accept(
+        self,
+        facts: ArtifactFacts,
+        measured: Measurement,
+        difference: PairedDifference | None,
+        snapshot: SnapshotAssertion,
+    ) -> str:
+        from quantcheck.snapshot import accept
+
+        assert difference is not None
+        noise = self.runner.noise(self.cell.model, self.spec, self.settings.recalibrations)
+        new = _figure(measured, difference, facts, noise, self.basis.key)
+        made = {
+            "basis": asdict(self.basis),
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "libraries": library_versions(),
+            "machine": machine(),
+            "quantcheck": quantcheck.__version__,
+        }
+        model, metric = self.cell.model.name, self.cell.metric
+        address = (model, self.runner.device, str(self.spec), self.settings.tier, metric)
+        accept(snapshot, self.settings.baselines, address, new, made)
+        before = shown(metric, self.figure.value) if self.figure else "none"
+        return f"{before} -> {shown(metric, measured.value)}"
+
+
+def _figure(
+    measured: Measurement, difference: PairedDifference, facts: ArtifactFacts, noise: Noise, made: str
+) -> Figure:
+    spread = noise.recalibration.get(measured.metric)
+    return Figure(
+        mean=measured.mean,
+        value=measured.value,
+        stderr=_finite(measured.stderr),
+        n=measured.n,
+        worse=difference.mean,
+        worse_stderr=_finite(difference.stderr),
+        items=measured.items,
+        protocol=measured.protocol,
+        version=measured.version,
+        made=made,
+        outcomes=pack(measured),
+        artifact=facts.digest,
+        codes=" ".join(layer.digest for layer in facts.layers) if measured.metric == WEIGHTS else "",
+        noise=noise.evaluation.get(measured.metric, 0.0),
+        spread=spread.deviation if spread else None,
+        freedom=spread.freedom if spread else 0,
+    )
+
+
+def _finite(number: float) -> float | None:
+    return None if math.isnan(number) else number

@@ -1,0 +1,126 @@
+"""How far a figure may be from the accepted one, on the same items.
+
+There is no sampling error left between two figures on the same items; what is left is known beforehand:
+
+- *the same artifact*, bit for bit: nothing but float arithmetic may move an item, by as much as measuring
+  again in other batches did when the figure was accepted (`NOISE_FACTOR` times that) and as another processor
+  may (`Kind.rounding`). More says that the evaluation changed: another kernel, prompt or scorer.
+- *another artifact*: the mean may move by the policy's margin, or, where the method is calibrated, by as much
+  as calibrating with other samples moves it, if that is more: no claim is made below that noise.
+- *layers*: the codes of a method that reads no data are the accepted ones; the error of each layer moves by
+  no more than the policy's ratio, or than recalibrating does.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcheck.judging.evidence import AcceptedFigure, Drift, Evidence, Finding, Verdict
+from quantcheck.measurement import Measurement
+from quantcheck.statistics.band import reach
+
+NOISE_FACTOR = 10.0
+HONEST = 0.01
+"""How often an honest recalibration may lie beyond the band, over all layers."""
+
+
+def drift(evidence: Evidence, candidate: Measurement, baseline: AcceptedFigure) -> Drift:
+    """Compare ``candidate`` with the accepted figure, which must not be stale."""
+    if candidate.kind.by_layer:
+        return _layers(evidence, candidate, baseline)
+    worse = candidate.mean - baseline.mean
+    worse = -worse if candidate.kind.higher_is_better else worse
+    if _same_artifact(evidence, baseline) and (moved := _moved_items(candidate, baseline, worse)):
+        return Drift(worse, 0.0, moved)
+    margin = _margin(evidence, baseline, HONEST)
+    return Drift(worse, margin, _beyond(worse, margin))
+
+
+def _same_artifact(evidence: Evidence, baseline: AcceptedFigure) -> bool:
+    assert evidence.artifact is not None
+    return bool(baseline.artifact) and evidence.artifact.digest == baseline.artifact
+
+
+def _moved_items(candidate: Measurement, baseline: AcceptedFigure, worse: float) -> Finding | None:
+    if baseline.outcomes is None or baseline.tolerance is None:
+        return None
+    changes = np.abs(candidate.outcomes - baseline.outcomes)
+    allowed = NOISE_FACTOR * baseline.noise + candidate.kind.rounding + baseline.tolerance
+    moved = int((changes > allowed).sum())
+    # Two choices can be so near to each other that another processor prefers the other one.
+    if moved <= (candidate.kind.name == "acc"):
+        return None
+    reason = (
+        f"the artifact is the accepted one bit for bit, but {moved} of {candidate.n} items changed, "
+        f"by up to {changes.max():.6g}: the evaluation changed, not the model"
+    )
+    return (Verdict.REGRESSED if worse > 0 else Verdict.STALE_BASELINE), reason
+
+
+def _margin(evidence: Evidence, baseline: AcceptedFigure, level: float) -> float:
+    if baseline.spread is None:
+        return evidence.bounds.drift
+    return max(evidence.bounds.drift, reach(baseline.spread, baseline.freedom, level))
+
+
+def _beyond(worse: float, margin: float) -> Finding | None:
+    if not worse <= margin:
+        return (
+            Verdict.REGRESSED,
+            f"{worse:.6g} worse than the accepted baseline, the drift margin is {margin:.6g}",
+        )
+    if worse < -margin:
+        return (
+            Verdict.IMPROVED,
+            f"{-worse:.6g} better than the accepted baseline, beyond the margin of {margin:.6g}: accept a "
+            f"new baseline",
+        )
+    return None
+
+
+def _layers(evidence: Evidence, candidate: Measurement, baseline: AcceptedFigure) -> Drift:
+    assert evidence.artifact is not None
+    names = tuple(evidence.artifact.errors(candidate.metric))
+    margin = _margin(evidence, baseline, HONEST / (2 * candidate.n))
+    changes = _log_ratios(candidate, baseline)
+    worst = int(np.argmax(np.abs(changes)))
+    change = float(changes[worst])
+    if other := _other_codes(evidence, baseline):
+        return Drift(change, margin, (Verdict.REGRESSED, other))
+    beyond = int((np.abs(changes) > margin).sum())
+    if not beyond:
+        return Drift(change, margin)
+    reason = (
+        f"the error of {beyond} of {candidate.n} layers is beyond the band of {math.expm1(margin):.2%} around "
+        f"the accepted one, {names[worst]} most: {math.expm1(change):+.2%}"
+    )
+    return Drift(
+        change, margin, (Verdict.REGRESSED if (changes > margin).any() else Verdict.IMPROVED, reason)
+    )
+
+
+def _log_ratios(candidate: Measurement, baseline: AcceptedFigure) -> NDArray[np.float64]:
+    """Logarithm of each layer's error over the accepted one; no error then and now is no change."""
+    accepted = np.full(candidate.n, baseline.mean) if baseline.outcomes is None else baseline.outcomes
+    now = np.full(candidate.n, candidate.mean) if baseline.outcomes is None else candidate.outcomes
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.log(now) - np.log(np.maximum(accepted, 0.0))
+    return np.where(now == accepted, 0.0, ratios)
+
+
+def _other_codes(evidence: Evidence, baseline: AcceptedFigure) -> str | None:
+    """Which stored tensors of a method that reads no data are not the accepted ones."""
+    assert evidence.artifact is not None
+    layers = evidence.artifact.layers
+    if not evidence.data_free or not baseline.codes:
+        return None
+    others = [layer.name for layer, code in zip(layers, baseline.codes, strict=True) if layer.digest != code]
+    if not others:
+        return None
+    return (
+        f"codes, scales or zero points of {len(others)} of {len(layers)} layers are not the accepted ones bit "
+        f"for bit, {others[0]} first: the method reads no data, so its code has changed"
+    )
