@@ -20,6 +20,13 @@ class LayerFacts:
         levels_respected: whether they take no more distinct values a group than the packed form can tell
             apart.
         act_bits: width that its inputs are rounded to; ``None`` where they stay in floating point.
+        kernel: what multiplies: ``decode`` is torch's own product with the decoded weight.
+        digest: of all that is stored of it, its adapter included: 8 hex digits.
+        differs: whether it computes with other weights than the full-precision Linear, bit for bit; ``None``
+            where it was not compared.
+        weight_error: ``||W^ - W||^2 / ||W||^2`` (Frobenius) of the decoded weight, without adapter, from the
+            full-precision one with the scales that the method folded into it; ``None`` where it was not
+            compared, or what was folded is not known.
     """
 
     name: str
@@ -30,6 +37,24 @@ class LayerFacts:
     decoded: bool
     levels_respected: bool
     act_bits: int | None = None
+    kernel: str = "decode"
+    digest: str = ""
+    differs: bool | None = None
+    weight_error: float | None = None
+
+
+@dataclass(frozen=True)
+class BlockFacts:
+    """One decoder block, fed what the full-precision block before it puts out.
+
+    Attributes:
+        name: module path.
+        output_error: ``||B^(h) - B(h)||^2 / ||B(h) - h||^2``: how far what the quantized block adds to its
+            input h lies from what the full-precision one adds, over all tokens.
+    """
+
+    name: str
+    output_error: float
 
 
 @dataclass(frozen=True)
@@ -40,11 +65,21 @@ class ArtifactFacts:
         expected_layers: every Linear inside the decoder blocks, by module path.
         layers: those of them that are quantized.
         notes: the method's documented fallbacks, one sentence each.
+        beside: digest of the parameters beside the decoder Linears that differ from the full-precision
+            model's, names and values: 8 hex digits; empty where none does.
+        blocks: the decoder blocks on calibration windows; empty where there is no text for them.
+        fed: digest of those windows; empty without them.
+        reference_untouched: whether the full-precision model, after all was measured, is as it was loaded;
+            ``None`` where that was not looked at.
     """
 
     expected_layers: tuple[str, ...]
     layers: tuple[LayerFacts, ...]
     notes: tuple[str, ...] = ()
+    beside: str = ""
+    blocks: tuple[BlockFacts, ...] = ()
+    fed: str = ""
+    reference_untouched: bool | None = None
 
     @property
     def quantized_layers(self) -> tuple[str, ...]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
-from quantcheck.artifact_facts import ArtifactFacts, LayerFacts
+from quantcheck.artifact_facts import ArtifactFacts, BlockFacts, LayerFacts
 from quantcheck.measurement import Measurement, measurement
 
 
@@ -40,7 +41,13 @@ class Figures:
         raw = json.loads(text)
         facts = raw["facts"]
         if facts is not None:
-            layers = tuple(LayerFacts(**layer) for layer in facts["layers"])
-            facts = ArtifactFacts(tuple(facts["expected_layers"]), layers, tuple(facts["notes"]))
+            facts = _facts(facts)
         measured = {name: measurement(**entry) for name, entry in raw["measurements"].items()}
         return cls(measured, facts, raw["seconds"], raw["reused"], raw["quantize_seconds"])
+
+
+def _facts(raw: dict[str, Any]) -> ArtifactFacts:
+    lists = {name: tuple(raw[name]) for name in ("expected_layers", "notes")}
+    layers = tuple(LayerFacts(**layer) for layer in raw["layers"])
+    blocks = tuple(BlockFacts(**block) for block in raw["blocks"])
+    return ArtifactFacts(**{**raw, **lists, "layers": layers, "blocks": blocks})
