@@ -124,7 +124,7 @@ def _check_texts(session: GateSession, model: ModelSpec, selected: Sequence[Cell
         )
     for text in session.plan(model).texts:
         read_documents(text.source)
-    if calibrated and calibration is not None:
+    if calibration is not None:
         read_documents(calibration)
 
 

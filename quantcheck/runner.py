@@ -27,11 +27,12 @@ from quantcheck.errors import DataError, QuantcheckError, QuantizationError
 from quantcheck.measurement import Measurement, digest, measurement
 from quantcheck.methods import METHODS
 from quantcheck.methods.artifact import Artifact, inspect, quantize
+from quantcheck.methods.reconstruction import compared
 from quantcheck.metrics.catalog import MetricPlan
 from quantcheck.metrics.measure import Workload, measure, prepare
 from quantcheck.metrics.text import ReferenceOutputs
 from quantcheck.models.instructions import Instructions, InstructionSource, tokenize_instructions
-from quantcheck.models.load import LoadedModel, choose_dtype, load_model, load_tokenizer
+from quantcheck.models.load import LoadedModel, choose_dtype, full_precision, load_model, load_tokenizer
 from quantcheck.models.source import ModelSource, resolve_model
 from quantcheck.models.text import TextSource, Windows, calibration_windows, shared_windows
 from quantcheck.progress import Progress
@@ -40,6 +41,7 @@ from quantcheck.results import Figures
 from quantcheck.spec import ModelSpec, QuantSpec
 
 BPW_VERSION = 1
+FED_TOKENS = 1024
 ARTIFACT, SECONDS = "artifact.safetensors", "seconds"
 
 T = TypeVar("T")
@@ -75,10 +77,11 @@ class Runner:
         """Read a model's texts, and its weights unless the cache knows that they are sound.
 
         Raises:
-            DataError: as `workload`.
+            DataError: as `workload`, and as `calibration` where there is a text for it.
             ModelError: the model does not load, or holds NaN or Inf.
         """
         self.workload(model)
+        self._fed(model)
         weights, dtype = self.source(model).model_digest, self._dtype(model)
         key = CacheKey.of("sound", model=weights, dtype=dtype, device=self.device)
         self.cache.get_or_create(key, lambda folder: self._prove_sound(model, folder))
@@ -228,10 +231,33 @@ class Runner:
             if spec is None:
                 return Figures(measure(self.loaded(model).model, workload, progress=update), None, 0.0, False)
             module = self.module(model, spec)
-            facts = replace(inspect(module), notes=self.artifact(model, spec).notes)
+            facts = self._facts(model, spec, module)
             took = float((self._artifact_folder(model, spec) / SECONDS).read_text(encoding="utf-8"))
             measured = measure(module, workload, reference=self._outputs(model), progress=update)
+            facts = replace(facts, reference_untouched=self._untouched(model))
         return Figures(measured, facts, 0.0, False, took)
+
+    def _facts(self, model: ModelSpec, spec: QuantSpec, module: nn.Module) -> ArtifactFacts:
+        artifact, fed = self.artifact(model, spec), self._fed(model)
+        facts = replace(inspect(module), notes=artifact.notes, fed=fed.digest if fed else "")
+        tokens = None if fed is None else torch.from_numpy(fed.inputs.copy())
+        with full_precision():
+            return compared(facts, module, self.loaded(model).model, artifact.parameters, tokens)
+
+    def _fed(self, model: ModelSpec) -> Windows | None:
+        """The calibration windows that blocks are compared on; ``None`` where there is no text for them."""
+        if self.calibrations[model.name] is None:
+            return None
+        windows = self.calibration(model)
+        return windows.first(max(1, FED_TOKENS // windows.length))
+
+    def _untouched(self, model: ModelSpec) -> bool:
+        """Whether nobody wrote to the full-precision model; one that was written to is loaded anew."""
+        untouched = self.loaded(model).untouched
+        if not untouched:
+            for what in ("loaded", "outputs"):
+                self._memo.pop((what, model.name), None)
+        return untouched
 
     def _outputs(self, model: ModelSpec) -> ReferenceOutputs:
         return self._once(("outputs", model.name), lambda: ReferenceOutputs(self.loaded(model).model))
@@ -270,7 +296,9 @@ class Runner:
 
     def _figures_key(self, model: ModelSpec, spec: QuantSpec | None) -> CacheKey:
         plan = self.plans[model.name]
+        fed = self._fed(model)
         parts: dict[str, Any] = {
+            "fed": fed.digest if fed else "",
             "plan": digest([_portable(plan)]),
             "files": _files_digest(plan),
             "libraries": self._libraries,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -240,13 +241,32 @@ def _facts(name: str, module: QuantizedLinear) -> LayerFacts:
         stored_bits=packed.stored_bits + (0 if adapter is None else adapter.stored_bits),
         nominal_bits=packed.nominal_bits,
         finite=bool(finite.all()),
-        decoded=_same_bits(weight, packed.decode().to(weight.dtype)),
+        decoded=same_bits(weight, packed.decode().to(weight.dtype)),
         levels_respected=packed.levels_respected(weight.where(finite, 0)),
         act_bits=None if module.activation is None else module.activation.bits,
+        kernel=module.kernel,
+        digest=_digest(packed, adapter),
     )
 
 
-def _same_bits(left: Tensor, right: Tensor) -> bool:
+def _digest(packed: PackedWeight, adapter: LowRankAdapter | None) -> str:
+    stored, scaling = packed.tensors(), None if adapter is None else adapter.scaling
+    if adapter is not None:
+        stored = stored | {_adapter_key("", factor): getattr(adapter, factor) for factor in ADAPTER}
+    header = [packed.format, packed.meta(), scaling]
+    return tensors_digest(stored, json.dumps(header, sort_keys=True))
+
+
+def tensors_digest(tensors: Mapping[str, Tensor], header: str = "") -> str:
+    """The first 8 hex digits of a SHA-256 over ``header`` and tensors: names, dtypes, shapes and bits."""
+    sha = hashlib.sha256(header.encode())
+    for name, tensor in sorted(tensors.items()):
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()[:8]
+
+
+def same_bits(left: Tensor, right: Tensor) -> bool:
     """Whether two tensors hold the same bits: a NaN that was stored is no difference."""
     integers = {2: torch.int16, 4: torch.int32}[left.element_size()]
     return torch.equal(left.view(integers), right.view(integers))

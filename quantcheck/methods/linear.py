@@ -25,7 +25,12 @@ class QuantizedLinear(nn.Module):
     They are buffers, so they move and save with the module; casting the module changes the dtype it computes
     in, never what is stored. The weight is decoded at first use, on the buffers' device, and kept until they
     move or change dtype.
+
+    Attributes:
+        kernel: what multiplies: ``decode`` is torch's own product with the decoded weight.
     """
+
+    kernel = "decode"
 
     def __init__(
         self,

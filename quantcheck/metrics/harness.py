@@ -22,7 +22,7 @@ from quantcheck.progress import Update
 Request = tuple[tuple[str, str], list[int], list[int]]
 Prefix = tuple[int, ...]
 
-_BATCH_TOKENS = 4096
+BATCH_TOKENS = 4096
 _HEAD = 48
 _SHARERS = 8
 
@@ -40,6 +40,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         tokenizer: the model's.
         context_length: most tokens the model reads at once.
         progress: called with ``choices``, requests done and requests in all.
+        batch_tokens: about how many tokens the model reads at once.
     """
 
     def __init__(
@@ -48,12 +49,14 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         tokenizer: PreTrainedTokenizerBase,
         context_length: int,
         progress: Update | None = None,
+        batch_tokens: int = BATCH_TOKENS,
     ) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
         self.max_length = context_length
         self._progress = progress
+        self._batch_tokens = batch_tokens
         self._device = next(model.parameters()).device
 
     @property
@@ -100,7 +103,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
             sharing[tuple((context + continuation)[:-1][-self.max_length :])].append(index)
         scored = {prefix: max(len(requests[index][2]) for index in sharing[prefix]) for prefix in sharing}
         answers: dict[int, tuple[float, bool]] = {}
-        for batch in _batches(sharing):
+        for batch in _batches(sharing, self._batch_tokens):
             head = _head_length(batch, scored)
             for prefix, logits in zip(batch, self._logits(batch, head), strict=True):
                 for index in sharing[prefix]:
@@ -133,8 +136,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         return torch.tensor(ids, device=self._device)
 
 
-def _batches(prefixes: Iterable[Prefix]) -> Iterator[Sequence[Prefix]]:
-    """Cut prefixes into batches of about as many tokens, those with one head together, longest first."""
+def _batches(prefixes: Iterable[Prefix], tokens: int) -> Iterator[Sequence[Prefix]]:
+    """Cut prefixes into batches of about ``tokens`` tokens, those with one head together, longest first."""
     prefixes = list(prefixes)
     sharers = Counter(prefix[:_HEAD] for prefix in prefixes if len(prefix) > _HEAD)
 
@@ -145,7 +148,7 @@ def _batches(prefixes: Iterable[Prefix]) -> Iterator[Sequence[Prefix]]:
     for _, alike in groupby(ordered, head):
         left = list(alike)
         while left:
-            size = max(1, _BATCH_TOKENS // len(left[0]))
+            size = max(1, tokens // len(left[0]))
             yield left[:size]
             left = left[size:]
 

@@ -8,6 +8,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from quantcheck.measurement import Measurement
+from quantcheck.metrics import harness
+from quantcheck.metrics import text as text_metrics
 from quantcheck.metrics.catalog import MetricPlan
 from quantcheck.metrics.text import ReferenceOutputs, measure_text
 from quantcheck.metrics.zeroshot import TaskSet, load_tasks, measure_tasks
@@ -51,6 +53,7 @@ def measure(
     *,
     reference: ReferenceOutputs | None = None,
     progress: Update | None = None,
+    batch: float = 1.0,
 ) -> dict[str, Measurement]:
     """Measure a model, reference or quantized.
 
@@ -59,6 +62,8 @@ def measure(
         workload: from `prepare`.
         reference: the full-precision model's outputs; without them ``kld`` and ``top1`` are left out.
         progress: called with what is measured, items done and items in all.
+        batch: how many times as many tokens as usual the model reads at once; figures must not depend on it
+            but for the rounding of sums.
 
     Returns:
         Metric name to measurement, in the order of ``workload.plan.metrics``.
@@ -66,7 +71,14 @@ def measure(
     measured: dict[str, Measurement] = {}
     for text, windows in zip(workload.plan.texts, workload.windows, strict=True):
         kinds = text.kinds if reference is not None else tuple(kind for kind in text.kinds if kind == "ppl")
-        measured |= measure_text(model, windows, kinds, reference=reference, progress=progress)
+        measured |= measure_text(
+            model,
+            windows,
+            kinds,
+            reference=reference,
+            progress=progress,
+            batch_tokens=int(batch * text_metrics.BATCH_TOKENS),
+        )
     if workload.tasks is not None:
         measured |= measure_tasks(
             model,
@@ -74,5 +86,6 @@ def measure(
             workload.tasks,
             context_length=workload.context_length,
             progress=progress,
+            batch_tokens=int(batch * harness.BATCH_TOKENS),
         )
     return {name: measured[name] for name in workload.plan.metrics if name in measured}

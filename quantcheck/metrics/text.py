@@ -27,7 +27,7 @@ from quantcheck.models.text import Windows
 from quantcheck.progress import Update
 
 REFERENCE_BUDGET = 512 << 20
-_BATCH_TOKENS = 2048
+BATCH_TOKENS = 2048
 _SOFTMAX = "float32 log-softmax"
 _WORDS = {
     "ppl": "mean NLL of each window",
@@ -47,13 +47,13 @@ class ReferenceOutputs:
     def __init__(self, model: nn.Module, budget: int = REFERENCE_BUDGET) -> None:
         self._model = model
         self._left = budget
-        self._kept: dict[tuple[str, int], Tensor] = {}
+        self._kept: dict[tuple[str, int, int], Tensor] = {}
 
-    def log_probs(self, windows: Windows, start: int) -> Tensor:
-        """Log-probabilities of the batch from window ``start``: float32, [batch, length, vocabulary]."""
-        key = (windows.digest, start)
+    def log_probs(self, windows: Windows, start: int, count: int) -> Tensor:
+        """Log-probabilities of ``count`` windows from ``start``: float32, [count, length, vocabulary]."""
+        key = (windows.digest, start, count)
         if key not in self._kept:
-            computed = _log_probs(self._model, windows, start)
+            computed = _log_probs(self._model, windows, start, count)
             if computed.nbytes > self._left:
                 return computed
             self._left -= computed.nbytes
@@ -68,6 +68,7 @@ def measure_text(
     *,
     reference: ReferenceOutputs | None = None,
     progress: Update | None = None,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> dict[str, Measurement]:
     """Measure a model on one text.
 
@@ -77,6 +78,7 @@ def measure_text(
         kinds: which of ``ppl``, ``kld`` and ``top1``.
         reference: what ``kld`` and ``top1`` compare with.
         progress: called with the text's name, windows done and windows in all.
+        batch_tokens: about how many tokens the model reads at once.
 
     Raises:
         DataError: ``kld`` or ``top1`` without a reference, or a token beyond the model's vocabulary.
@@ -86,35 +88,37 @@ def measure_text(
             f"text {windows.name}: kld and top1 compare with a reference model, and none was given"
         )
     outcomes: dict[str, list[Tensor]] = {kind: [] for kind in TEXT_KINDS if kind in kinds}
-    for start in range(0, len(windows), _batch(windows)):
-        scores = _batch_scores(model, windows, start, reference if set(kinds) - {"ppl"} else None)
+    count = max(1, batch_tokens // windows.length)
+    compared = reference if set(kinds) - {"ppl"} else None
+    for start in range(0, len(windows), count):
+        scores = _batch_scores(model, windows, start, count, compared)
         for kind, values in outcomes.items():
             values.append(scores[kind])
         if progress is not None:
-            progress(windows.name, min(start + _batch(windows), len(windows)), len(windows))
+            progress(windows.name, min(start + count, len(windows)), len(windows))
     return {
         f"{kind}/{windows.name}": _measurement(kind, windows, values) for kind, values in outcomes.items()
     }
 
 
 def _batch_scores(
-    model: nn.Module, windows: Windows, start: int, reference: ReferenceOutputs | None
+    model: nn.Module, windows: Windows, start: int, count: int, reference: ReferenceOutputs | None
 ) -> dict[str, Tensor]:
-    log_p = _log_probs(model, windows, start)
-    labels = torch.from_numpy(windows.labels[start : start + _batch(windows)]).to(log_p.device)
+    log_p = _log_probs(model, windows, start, count)
+    labels = torch.from_numpy(windows.labels[start : start + count]).to(log_p.device)
     nll = -log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
     scores = {"ppl": _mean(nll)}
     if reference is not None:
-        log_r = reference.log_probs(windows, start)
+        log_r = reference.log_probs(windows, start, count)
         scores["kld"] = _mean((log_r.exp() * (log_r - log_p)).sum(-1, dtype=torch.float64))
         scores["top1"] = _mean(_agreement(log_r, log_p))
     return scores
 
 
 @torch.no_grad()
-def _log_probs(model: nn.Module, windows: Windows, start: int) -> Tensor:
+def _log_probs(model: nn.Module, windows: Windows, start: int, count: int) -> Tensor:
     weight = next(model.parameters())
-    ids = torch.from_numpy(windows.inputs[start : start + _batch(windows)].copy()).to(weight.device)
+    ids = torch.from_numpy(windows.inputs[start : start + count].copy()).to(weight.device)
     with full_precision():
         logits: Tensor = model(input_ids=ids, use_cache=False).logits
     return logits.float().log_softmax(-1)
@@ -128,10 +132,6 @@ def _agreement(log_r: Tensor, log_p: Tensor) -> Tensor:
         .to(torch.float64)
         .where(~(top_r.values + top_p.values).isnan(), math.nan)
     )
-
-
-def _batch(windows: Windows) -> int:
-    return max(1, _BATCH_TOKENS // windows.length)
 
 
 def _mean(positions: Tensor) -> Tensor:

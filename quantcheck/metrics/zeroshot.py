@@ -32,7 +32,7 @@ from transformers import PreTrainedTokenizerBase
 from quantcheck.errors import DataError
 from quantcheck.measurement import Measurement, digest, measurement
 from quantcheck.metrics.catalog import POOLED, TaskPlan, version
-from quantcheck.metrics.harness import HarnessModel
+from quantcheck.metrics.harness import BATCH_TOKENS, HarnessModel
 from quantcheck.progress import Update
 from quantcheck.registry import did_you_mean
 
@@ -102,9 +102,17 @@ def measure_tasks(
     *,
     context_length: int,
     progress: Update | None = None,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> dict[str, Measurement]:
     """Accuracy on the items of each family asked for, and of all families together (``acc/pooled``)."""
-    outcomes = run_tasks(model, tokenizer, tasks, context_length=context_length, progress=progress)
+    outcomes = run_tasks(
+        model,
+        tokenizer,
+        tasks,
+        context_length=context_length,
+        progress=progress,
+        batch_tokens=batch_tokens,
+    )
     parts = dict(tasks.plan.families) | {POOLED: tuple(outcomes)}
     return {
         f"acc/{name}": _measurement(name, [outcomes[task] for task in parts[name]])
@@ -119,9 +127,10 @@ def run_tasks(
     *,
     context_length: int,
     progress: Update | None = None,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> dict[str, TaskOutcomes]:
     """Run lm-eval over the tasks and keep every item's outcome, by task."""
-    adapter = HarnessModel(model, tokenizer, context_length, progress)
+    adapter = HarnessModel(model, tokenizer, context_length, progress, batch_tokens)
     samples = {name: list(range(count)) for name, count in tasks.counts.items()}
     with _quiet():
         results = evaluator.evaluate(

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBas
 from transformers.utils import logging as transformers_logging
 
 from quantcheck.errors import ModelError
+from quantcheck.models.fingerprint import fingerprints
 from quantcheck.models.source import ModelSource, resolve_model
 from quantcheck.spec import ModelSpec
 
@@ -33,6 +34,7 @@ class LoadedModel:
         context_length: most positions the model was made for, in tokens.
         model_digest: of the weights and the config.
         tokenizer_digest: of the tokenizer's files.
+        fingerprints: of the tensors of ``model`` when it was loaded, by name.
     """
 
     spec: ModelSpec
@@ -43,6 +45,12 @@ class LoadedModel:
     context_length: int
     model_digest: str
     tokenizer_digest: str
+    fingerprints: dict[str, int]
+
+    @property
+    def untouched(self) -> bool:
+        """Whether the reference is as it was loaded, as far as `fingerprints` tell."""
+        return fingerprints(self.model) == self.fingerprints
 
     def fresh(self) -> LlamaForCausalLM:
         """A copy to quantize; the reference itself is never written to."""
@@ -75,6 +83,7 @@ def load_model(spec: ModelSpec, *, device: str, dtype: str = "auto") -> LoadedMo
         context_length=source.context_length,
         model_digest=source.model_digest,
         tokenizer_digest=source.tokenizer_digest,
+        fingerprints=fingerprints(model),
     )
 
 

@@ -8,7 +8,7 @@ next window's first token, so that every token but the first is predicted once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,6 +90,10 @@ class Windows:
     def labels(self) -> Ids:
         """The token that follows each input, [n, length] (one column fewer without the last label)."""
         return self.ids[:, 1:]
+
+    def first(self, count: int) -> Windows:
+        """The first ``count`` windows, or all of fewer."""
+        return replace(self, ids=self.ids[:count], documents=self.documents[:count])
 
     @cached_property
     def digest(self) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quantcheck.artifact_facts import BlockFacts
 from quantcheck.measurement import measurement
 from quantcheck.results import Figures
 from unit.builders import facts
@@ -12,7 +15,9 @@ from unit.builders import facts
 
 @given(st.lists(st.floats(), max_size=5), st.floats(0, 1e6))
 def test_figures_come_back_bit_by_bit(outcomes: list[float], seconds: float) -> None:
-    figures = Figures({"ppl/web": measurement("ppl/web", outcomes, "ab", "one", 1)}, facts(), seconds, False)
+    blocks = (BlockFacts("model.layers.0", 0.1), BlockFacts("model.layers.1", seconds))
+    found = replace(facts(weight_error=0.2, differs=True), blocks=blocks, fed="cd", reference_untouched=True)
+    figures = Figures({"ppl/web": measurement("ppl/web", outcomes, "ab", "one", 1)}, found, seconds, False)
 
     back = Figures.loads(figures.dumps())
 

@@ -1,0 +1,216 @@
+"""How far a quantized model lies from the one it was made of, layer by layer, before anything is evaluated.
+
+*Weights.* ``||W^ - W||^2 / ||W||^2`` of each Linear. A method that folds scales (``parts.folding``) rounds
+``W diag(s)``, so that is what its weight is compared with: s of what a norm writes is known exactly from the
+gain before and after, ``s = g / g'``. Scales between two Linears, up -> down and v -> o, are stored nowhere;
+but a channel contributes the product of the row u_j that writes it and the column d_j that reads it, which
+no scale changes. Where norms took up scales, such a pair has one error, that of the products::
+
+    sum_j ||d^_j u^_j' - d_j u_j'||^2 / sum_j ||d_j||^2 ||u_j||^2
+
+*Outputs.* What each decoder block adds to its input, against what the full-precision block adds to the same
+input: ``||B^(h) - B(h)||^2 / ||B(h) - h||^2``, where full-precision blocks made h of calibration windows.
+Folded scales do not matter to it, errors do not pile up from block to block, and adapters and rounded
+activations count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from quantcheck.artifact_facts import ArtifactFacts, BlockFacts
+from quantcheck.methods.artifact import same_bits, tensors_digest
+from quantcheck.methods.linear import QuantizedLinear
+from quantcheck.methods.parts.folding import MLP_PAIR, NORM_PAIRS, VALUE_PAIR, Pair
+from quantcheck.methods.parts.walk import block_inputs, decoder_blocks, decoder_linears, forward_block
+
+_SCALED = {f"{pair.writer}.weight" for pair in NORM_PAIRS} | {
+    f"{pair.writer}.bias" for pair in (VALUE_PAIR, MLP_PAIR)
+}
+
+
+@torch.no_grad()
+def compared(
+    facts: ArtifactFacts,
+    model: nn.Module,
+    reference: nn.Module,
+    parameters: Mapping[str, Tensor],
+    windows: Tensor | None,
+) -> ArtifactFacts:
+    """Add to the facts of a quantized model how far it lies from the full-precision one.
+
+    Args:
+        facts: from `quantcheck.methods.artifact.inspect` of ``model``.
+        model: the quantized model.
+        reference: the full-precision model, of the same architecture, on the same device.
+        parameters: what the method changed beside the Linears, as it is stored: an artifact's.
+        windows: int64 tokens [n, length] to feed the blocks; ``None``: none.
+
+    Returns:
+        ``facts`` with ``differs`` and ``weight_error`` of each layer, ``beside`` and ``blocks``.
+    """
+    linears, errors = decoder_linears(reference), weight_errors(model, reference, parameters)
+    layers = tuple(
+        replace(
+            layer,
+            differs=not same_bits(_weight(model, layer.name), linears[layer.name].weight),
+            weight_error=errors.get(layer.name),
+        )
+        for layer in facts.layers
+    )
+    blocks = () if windows is None else tuple(output_errors(model, reference, windows))
+    return replace(facts, layers=layers, beside=_beside(model, reference), blocks=blocks)
+
+
+@torch.no_grad()
+def weight_errors(
+    model: nn.Module, reference: nn.Module, parameters: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """The relative squared error of each quantized Linear's decoded weight, by module path.
+
+    Left out are all Linears where the method changed a parameter outside of the blocks, and those of a block
+    where it changed another one than norm gains and the biases that go with them: the weights may have taken
+    up what nobody can tell.
+    """
+    paths = [f"model.layers.{index}." for index in range(len(decoder_blocks(reference)))]
+    if not all(name.startswith(tuple(paths)) for name in parameters):
+        return {}
+    errors: dict[str, float] = {}
+    for path, quantized, block in zip(paths, decoder_blocks(model), decoder_blocks(reference), strict=True):
+        changed = {
+            name.removeprefix(path): tensor for name, tensor in parameters.items() if name.startswith(path)
+        }
+        if changed.keys() <= _SCALED:
+            found = _Block(quantized, block, changed).errors()
+            errors |= {path + name: error for name, error in found.items()}
+    return errors
+
+
+@torch.no_grad()
+def output_errors(model: nn.Module, reference: nn.Module, windows: Tensor) -> Iterator[BlockFacts]:
+    """The relative squared error of what each block of ``model`` adds, on int64 tokens [n, length].
+
+    One block's inputs are held at a time. In half precision the rounding of the block's output counts, too.
+    """
+    blocks = decoder_blocks(reference)
+    hidden, arguments = block_inputs(reference, blocks, windows)
+    for index, (quantized, block) in enumerate(zip(decoder_blocks(model), blocks, strict=True)):
+        error = added = 0.0
+        for window, states in enumerate(hidden):
+            exact = forward_block(block, states, arguments[index])
+            error += _squares(forward_block(quantized, states, arguments[index]).float() - exact.float())
+            added += _squares(exact.float() - states.float())
+            hidden[window] = exact
+        yield BlockFacts(f"model.layers.{index}", _share(error, added))
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A decoder block, quantized and not, and the parameters beside its Linears that were changed."""
+
+    quantized: nn.Module
+    reference: nn.Module
+    changed: Mapping[str, Tensor]
+
+    def errors(self) -> dict[str, float]:
+        """Relative squared errors by the Linears' paths within the block."""
+        scales = dict(self._scales())
+        paths = [path for path, part in self.quantized.named_modules() if isinstance(part, QuantizedLinear)]
+        pairs = [pair for pair in self._pairs() if {pair.writer, *pair.readers} <= set(paths)]
+        joint = {path: pair for pair in pairs for path in (pair.writer, *pair.readers)}
+        errors = {}
+        for path in paths:
+            if path not in joint:
+                errors[path] = relative_error(*self._weights(path, scales))
+        for pair in pairs:
+            error = product_error(self._weights(pair.writer, scales), self._weights(pair.readers[0], scales))
+            errors |= dict.fromkeys((pair.writer, *pair.readers), error)
+        return errors
+
+    def _scales(self) -> Iterator[tuple[str, Tensor]]:
+        """The factors [in] that the columns of Linears took up from norms, by path."""
+        for pair in NORM_PAIRS:
+            stored = self.changed.get(f"{pair.writer}.weight")
+            if stored is None:
+                continue
+            gain = self.reference.get_parameter(f"{pair.writer}.weight").float()
+            stored = stored.to(gain)
+            # A gain of zero feeds zeros, for which no scale is found.
+            scale = torch.where(stored == 0, 1.0, gain / stored)
+            yield from ((reader, scale) for reader in pair.readers)
+
+    def _pairs(self) -> Iterator[Pair]:
+        """The pairs of Linears between which scales may have moved."""
+        if self.changed:
+            yield MLP_PAIR
+            written, read = (self.reference.get_parameter(f"self_attn.{part}_proj.weight") for part in "vo")
+            if len(written) == read.shape[1]:  # else heads share values, and no scale can move
+                yield VALUE_PAIR
+
+    def _weights(self, path: str, scales: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The decoded weight and the full-precision one as it was rounded, float32 [out, in]."""
+        exact = self.reference.get_parameter(f"{path}.weight").float()
+        scaled = exact * scales[path] if path in scales else exact
+        return _quantized(self.quantized, path).packed.decode(), scaled
+
+
+@torch.no_grad()
+def relative_error(decoded: Tensor, exact: Tensor) -> float:
+    """``||decoded - exact||^2 / ||exact||^2``, 0 where both are 0."""
+    return _share(_squares(decoded - exact), _squares(exact))
+
+
+@torch.no_grad()
+def product_error(writer: tuple[Tensor, Tensor], reader: tuple[Tensor, Tensor]) -> float:
+    """The relative squared error of the channels' products; scales between the two Linears do not matter.
+
+    Args:
+        writer: decoded and full-precision weight, [channels, in], of the Linear that writes the channels.
+        reader: those of the Linear that reads them, [out, channels].
+    """
+    written, read = (_products(*writer, dim=1), _products(*reader, dim=0))
+    both, mixed, exact = (u * d for u, d in zip(written, read, strict=True))
+    return _share(float((both - 2 * mixed + exact).sum()), float(exact.sum()))
+
+
+def _products(decoded: Tensor, exact: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Inner products of each channel with itself and its counterpart, float64 [channels]."""
+    operands = ((decoded, decoded), (decoded, exact), (exact, exact))
+    norm, mixed, whole = ((left * right).sum(dim, dtype=torch.float64) for left, right in operands)
+    return norm, mixed, whole
+
+
+def _beside(model: nn.Module, reference: nn.Module) -> str:
+    """Digest of the parameters of ``model``, where packed weights are buffers, that the reference has not."""
+    kept = dict(reference.named_parameters())
+    changed = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if name not in kept or not same_bits(parameter, kept[name])
+    }
+    return tensors_digest(changed) if changed else ""
+
+
+def _weight(model: nn.Module, name: str) -> Tensor:
+    return _quantized(model, name).weight
+
+
+def _quantized(model: nn.Module, name: str) -> QuantizedLinear:
+    module = model.get_submodule(name)
+    assert isinstance(module, QuantizedLinear)
+    return module
+
+
+def _squares(tensor: Tensor) -> float:
+    return float(tensor.square().sum(dtype=torch.float64))
+
+
+def _share(error: float, whole: float) -> float:
+    if whole:
+        return error / whole
+    return math.inf if error else error
