@@ -23,6 +23,7 @@ from quantcheck.plan import Cell
 from quantcheck.provenance import library_versions, machine
 from quantcheck.record import GateRecord, figure_fields
 from quantcheck.report.figures import figure as shown
+from quantcheck.results import Figures
 
 if TYPE_CHECKING:
     from syrupy.assertion import SnapshotAssertion
@@ -78,7 +79,9 @@ class _Decision:
         except QuantizationError as error:
             judgement = Judgement(Verdict.NOT_QUANTIZED, (str(error),))
             return GateRecord(**self._where(), **figure_fields(judgement, self.bounds, None, None))
-        measured, compared, cost = self._measured(facts)
+        figures = self._figures(facts)
+        measured, compared = self._measured(figures)
+        facts = figures.facts or facts
         evidence = self._evidence(facts, measured, compared)
         judgement, accepted = judge(evidence), None
         if self.settings.update and measured is not None and judgement.verdict.updatable:
@@ -92,29 +95,28 @@ class _Decision:
             nominal_bits=facts.nominal_bits if facts.layers else None,
             notes=facts.notes,
             artifact=facts.digest,
+            seconds=0.0 if figures.reused else figures.seconds,
+            quantize_seconds=figures.quantize_seconds,
             accepted=accepted,
-            **cost,
             **figure_fields(judgement, self.bounds, measured, compared),
         )
 
-    def _measured(
-        self, facts: ArtifactFacts
-    ) -> tuple[Measurement | None, Measurement | None, dict[str, Any]]:
-        """The candidate's and the reference's figures, and what they cost.
+    def _figures(self, facts: ArtifactFacts) -> Figures:
+        """What was measured; nothing for what is not quantized: its figures would say nothing."""
+        if self.cell.metric in VERSIONS or not_quantized(self._evidence(facts, None, None)):
+            return Figures({}, facts, 0.0, reused=True)
+        return self.runner.figures(self.cell.model, self.spec)
 
-        What is not quantized is not evaluated: its figures would say nothing.
-        """
-        metric, model = self.cell.metric, self.cell.model
+    def _measured(self, figures: Figures) -> tuple[Measurement | None, Measurement | None]:
+        """The candidate's measurement and the reference's."""
+        metric = self.cell.metric
         if metric in VERSIONS:
-            return *stored(facts, metric), {}
-        if not_quantized(self._evidence(facts, None, None)):
-            return None, None, {}
-        figures, reference = self.runner.figures(model, self.spec), self.runner.reference(model)
-        cost = {
-            "seconds": 0.0 if figures.reused else figures.seconds,
-            "quantize_seconds": figures.quantize_seconds,
-        }
-        return figures.measurements.get(metric), reference.measurements.get(metric), cost
+            assert figures.facts is not None
+            return stored(figures.facts, metric)
+        if not figures.measurements:
+            return None, None
+        reference = self.runner.reference(self.cell.model)
+        return figures.measurements.get(metric), reference.measurements.get(metric)
 
     def _evidence(
         self, facts: ArtifactFacts, measured: Measurement | None, compared: Measurement | None
@@ -173,7 +175,7 @@ class _Decision:
 def _figure(
     measured: Measurement, difference: PairedDifference, facts: ArtifactFacts, noise: Noise, made: str
 ) -> Figure:
-    spread = noise.recalibration.get(measured.metric)
+    spread, freedom = noise.spread(measured.metric)
     return Figure(
         mean=measured.mean,
         value=measured.value,
@@ -189,8 +191,8 @@ def _figure(
         artifact=facts.digest,
         codes=" ".join(layer.digest for layer in facts.layers) if measured.metric == WEIGHTS else "",
         noise=noise.evaluation.get(measured.metric, 0.0),
-        spread=spread.deviation if spread else None,
-        freedom=spread.freedom if spread else 0,
+        spread=spread,
+        freedom=freedom,
     )
 
 

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from quantcheck.artifact_facts import ArtifactFacts
 from quantcheck.cache import Cache, CacheKey
 from quantcheck.errors import DataError, QuantcheckError, QuantizationError
-from quantcheck.measurement import Measurement, digest, measurement
+from quantcheck.measurement import digest
 from quantcheck.methods import METHODS
 from quantcheck.methods.artifact import Artifact, inspect, quantize
 from quantcheck.methods.reconstruction import compared
@@ -40,7 +40,6 @@ from quantcheck.provenance import Basis, library_versions, source_digest
 from quantcheck.results import Figures
 from quantcheck.spec import ModelSpec, QuantSpec
 
-BPW_VERSION = 1
 FED_TOKENS = 1024
 ARTIFACT, SECONDS = "artifact.safetensors", "seconds"
 
@@ -127,8 +126,14 @@ class Runner:
         """The full-precision model's measurements."""
         return self._once(("reference", model.name), lambda: self._figures(model, None))
 
+    def facts(self, model: ModelSpec, spec: QuantSpec) -> ArtifactFacts:
+        """What is stored for one quantized model; nothing is evaluated for it."""
+        found = self._once(("facts", model.name, str(spec)), lambda: self._quantized(model, spec))
+        assert found.facts is not None
+        return found.facts
+
     def figures(self, model: ModelSpec, spec: QuantSpec) -> Figures:
-        """One quantized model's measurements and facts, ``bpw`` among them."""
+        """One quantized model's measurements and facts."""
         return self._once(("figures", model.name, str(spec)), lambda: self._figures(model, spec))
 
     def basis(self, model: ModelSpec, spec: QuantSpec) -> Basis:
@@ -211,17 +216,28 @@ class Runner:
         return digest([instructions.digest, *([trained.read_bytes()] if trained else [])])
 
     def _figures(self, model: ModelSpec, spec: QuantSpec | None) -> Figures:
+        return self._kept(self._figures_key(model, spec), lambda: self._measure(model, spec))
+
+    def _quantized(self, model: ModelSpec, spec: QuantSpec) -> Figures:
+        """Figures without any measurement: the facts alone."""
+        key = CacheKey.of(
+            "facts", artifact=self._artifact_key(model, spec).digest, fed=self._fed_digest(model)
+        )
+        return self._kept(key, lambda: Figures({}, self._facts(model, spec), 0.0, False))
+
+    def _kept(self, key: CacheKey, make: Callable[[], Figures]) -> Figures:
+        """Figures from the cache, or made now and timed."""
         seconds: list[float] = []
 
         def create(folder: Path) -> None:
             began = time.perf_counter()
-            figures = self._measure(model, spec)
+            figures = make()
             seconds.append(time.perf_counter() - began)
             (folder / "figures.json").write_text(
                 replace(figures, seconds=seconds[0]).dumps(), encoding="utf-8"
             )
 
-        path = self.cache.get_or_create(self._figures_key(model, spec), create)
+        path = self.cache.get_or_create(key, create)
         return replace(Figures.loads((path / "figures.json").read_text(encoding="utf-8")), reused=not seconds)
 
     def _measure(self, model: ModelSpec, spec: QuantSpec | None) -> Figures:
@@ -230,19 +246,19 @@ class Runner:
         with self.progress.task(f"{model} {spec or 'full precision'}", stages) as update:
             if spec is None:
                 return Figures(measure(self.loaded(model).model, workload, progress=update), None, 0.0, False)
-            module = self.module(model, spec)
-            facts = self._facts(model, spec, module)
+            facts, module = self.facts(model, spec), self.module(model, spec)
             took = float((self._artifact_folder(model, spec) / SECONDS).read_text(encoding="utf-8"))
             measured = measure(module, workload, reference=self._outputs(model), progress=update)
             facts = replace(facts, reference_untouched=self._untouched(model))
         return Figures(measured, facts, 0.0, False, took)
 
-    def _facts(self, model: ModelSpec, spec: QuantSpec, module: nn.Module) -> ArtifactFacts:
-        artifact, fed = self.artifact(model, spec), self._fed(model)
-        facts = replace(inspect(module), notes=artifact.notes, fed=fed.digest if fed else "")
+    def _facts(self, model: ModelSpec, spec: QuantSpec) -> ArtifactFacts:
+        module, artifact, fed = self.module(model, spec), self.artifact(model, spec), self._fed(model)
+        facts = replace(inspect(module), notes=artifact.notes, fed=self._fed_digest(model))
         tokens = None if fed is None else torch.from_numpy(fed.inputs.copy())
         with full_precision():
-            return compared(facts, module, self.loaded(model).model, artifact.parameters, tokens)
+            facts = compared(facts, module, self.loaded(model).model, artifact.parameters, tokens)
+        return replace(facts, reference_untouched=self._untouched(model))
 
     def _fed(self, model: ModelSpec) -> Windows | None:
         """The calibration windows that blocks are compared on; ``None`` where there is no text for them."""
@@ -250,6 +266,10 @@ class Runner:
             return None
         windows = self.calibration(model)
         return windows.first(max(1, FED_TOKENS // windows.length))
+
+    def _fed_digest(self, model: ModelSpec) -> str:
+        fed = self._fed(model)
+        return fed.digest if fed else ""
 
     def _untouched(self, model: ModelSpec) -> bool:
         """Whether nobody wrote to the full-precision model; one that was written to is loaded anew."""
@@ -296,9 +316,8 @@ class Runner:
 
     def _figures_key(self, model: ModelSpec, spec: QuantSpec | None) -> CacheKey:
         plan = self.plans[model.name]
-        fed = self._fed(model)
         parts: dict[str, Any] = {
-            "fed": fed.digest if fed else "",
+            "fed": self._fed_digest(model),
             "plan": digest([_portable(plan)]),
             "files": _files_digest(plan),
             "libraries": self._libraries,
@@ -320,14 +339,6 @@ class Runner:
     @cached_property
     def _libraries(self) -> str:
         return digest(f"{name}={version}" for name, version in sorted(library_versions().items()))
-
-
-def bits_per_weight(facts: ArtifactFacts) -> tuple[Measurement, Measurement]:
-    """The ``bpw`` metric: bits counted from the stored tensors, and the nominal ones as its reference."""
-    items = digest(facts.expected_layers)
-    protocol = "all bits of all stored tensors over the weights of the decoder Linears"
-    stored = measurement("bpw", [facts.bpw], items, protocol, BPW_VERSION)
-    return stored, measurement("bpw", [facts.nominal_bits], items, protocol, BPW_VERSION)
 
 
 def _scale_dtype(stored: str) -> torch.dtype:

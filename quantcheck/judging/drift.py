@@ -94,8 +94,8 @@ def _layers(evidence: Evidence, candidate: Measurement, baseline: AcceptedFigure
     if not beyond:
         return Drift(change, margin)
     reason = (
-        f"the error of {beyond} of {candidate.n} layers is beyond the band of {math.expm1(margin):.2%} around "
-        f"the accepted one, {names[worst]} most: {math.expm1(change):+.2%}"
+        f"the error of {beyond} of {candidate.n} layers is beyond the band of {math.expm1(margin):.2%} "
+        f"around the accepted one, {names[worst]} most: {math.expm1(change):+.2%}"
     )
     return Drift(
         change, margin, (Verdict.REGRESSED if (changes > margin).any() else Verdict.IMPROVED, reason)
@@ -121,6 +121,6 @@ def _other_codes(evidence: Evidence, baseline: AcceptedFigure) -> str | None:
     if not others:
         return None
     return (
-        f"codes, scales or zero points of {len(others)} of {len(layers)} layers are not the accepted ones bit "
-        f"for bit, {others[0]} first: the method reads no data, so its code has changed"
+        f"codes, scales or zero points of {len(others)} of {len(layers)} layers are not the accepted ones "
+        f"bit for bit, {others[0]} first: the method reads no data, so its code has changed"
     )

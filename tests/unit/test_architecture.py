@@ -92,7 +92,7 @@ ROOMS = {
     "extensions": ("codecs errors kernels methods registry", ""),
     "decision": (
         "__init__ artifact_facts baseline errors gate judging measurement methods noise outcomes plan "
-        "provenance record report snapshot",
+        "provenance record report results snapshot",
         "",
     ),
     "session": (
