@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 WEIGHTS, OUTPUTS = "artifact/weights", "artifact/outputs"
+DECODE = "decode"
+"""Torch's own product with the decoded weight, in the place of a kernel's name."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class LayerFacts:
         levels_respected: whether they take no more distinct values a group than the packed form can tell
             apart.
         act_bits: width that its inputs are rounded to; ``None`` where they stay in floating point.
-        kernel: what multiplies: ``decode`` is torch's own product with the decoded weight.
+        kernel: what multiplies, `DECODE` or the name of a kernel.
         digest: of all that is stored of it, its adapter included: 8 hex digits.
         differs: whether it computes with other weights than the full-precision Linear, bit for bit; ``None``
             where it was not compared.
@@ -41,7 +43,7 @@ class LayerFacts:
     decoded: bool
     levels_respected: bool
     act_bits: int | None = None
-    kernel: str = "decode"
+    kernel: str = DECODE
     digest: str = ""
     differs: bool | None = None
     weight_error: float | None = None
@@ -131,11 +133,6 @@ class ArtifactFacts:
     def differs(self) -> bool:
         """Whether any layer computes with other weights than in full precision."""
         return any(layer.differs for layer in self.layers)
-
-    @property
-    def kernels(self) -> tuple[str, ...]:
-        """What multiplies with the quantized Linears' weights, each once."""
-        return tuple(dict.fromkeys(layer.kernel for layer in self.layers))
 
     def errors(self, metric: str) -> Mapping[str, float]:
         """Errors by the name of the layer (`WEIGHTS`) or block (`OUTPUTS`), where they are known."""

@@ -133,6 +133,7 @@ class _Decision:
             self.spec.act_bits,
             self.session.alarm,
             data_free=not (needs.calibrated or needs.tuned),
+            kernels=self.settings.kernels,
         )
 
     def _where(self) -> dict[str, Any]:

@@ -116,6 +116,12 @@ OPTIONS = (
         ("auto", "float32", "bfloat16", "float16"),
     ),
     Option(
+        "kernels",
+        "registered kernels to compute quantized layers by, comma-separated; the first that takes a layer's "
+        "weight does (default: torch's own product with the decoded weight)",
+        "NAME[,NAME]",
+    ),
+    Option(
         "require",
         "fail at once unless this is there: 'cuda', or the name of a Python package; repeatable",
         "WHAT",
@@ -169,6 +175,7 @@ class Settings:
     cache: str | None
     device: str
     dtype: str
+    kernels: tuple[str, ...]
     require: tuple[str, ...]
     seed: int
     reports: tuple[ReportTarget, ...]
@@ -252,6 +259,7 @@ def read_settings(config: pytest.Config) -> Settings:
         else str(_path(config, "cache", values["cache"])),
         device=_one_of(values, "device"),
         dtype=_one_of(values, "dtype"),
+        kernels=_globs(values["kernels"]),
         require=tuple(values["require"] or ()),
         seed=_integer("seed", values["seed"], least=0) or 0,
         reports=tuple(ReportTarget.parse(text) for text in values["report"] or ()),

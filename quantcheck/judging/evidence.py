@@ -105,6 +105,7 @@ class Evidence:
         act_bits: activation bits that it asks for; ``None`` for activations in floating point.
         alarm: level of a false alarm at this gate, its share of the run's budget.
         data_free: whether the method reads nothing but the weights.
+        kernels: that layers were to be computed by; empty: by their decoded weights.
     """
 
     metric: str
@@ -117,6 +118,7 @@ class Evidence:
     act_bits: int | None = None
     alarm: float = ALARM
     data_free: bool = False
+    kernels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from quantcheck.artifact_facts import ArtifactFacts
+from quantcheck.artifact_facts import DECODE, ArtifactFacts
 from quantcheck.judging.evidence import Evidence
 from quantcheck.measurement import Measurement, pairs
 
@@ -23,7 +23,7 @@ def not_quantized(evidence: Evidence) -> str | None:
     return (
         _left_out(artifact)
         or _other_width(artifact, evidence.bits, evidence.act_bits)
-        or _other_computation(artifact)
+        or _other_computation(artifact, evidence.kernels)
         or _same_outputs(evidence.candidate, evidence.reference)
     )
 
@@ -68,13 +68,15 @@ def _other_width(artifact: ArtifactFacts, bits: float | None, act_bits: int | No
     return f"{others[0]}, first of {len(others)}, does not take its inputs {asked} as the spec asks"
 
 
-def _other_computation(artifact: ArtifactFacts) -> str | None:
+def _other_computation(artifact: ArtifactFacts, kernels: tuple[str, ...]) -> str | None:
     if artifact.reference_untouched is not True:
         return "the full-precision model was changed while it was quantized: it is no reference any more"
-    kernels = artifact.kernels
-    if len(kernels) > 1:
-        return f"layers are computed by different kernels: {', '.join(kernels)}; one fell back"
-    return None
+    others = [layer for layer in artifact.layers if layer.kernel not in (kernels or (DECODE,))]
+    if not others:
+        return None
+    asked = f"by {' or '.join(kernels)}" if kernels else "with its decoded weight"
+    first = others[0]
+    return f"{first.name}, first of {len(others)}, is computed by {first.kernel}, not {asked}: it fell back"
 
 
 def _same_outputs(candidate: Measurement | None, reference: Measurement | None) -> str | None:

@@ -7,11 +7,15 @@ the model was fine-tuned.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quantcheck.artifact_facts import DECODE
+from quantcheck.kernels import KernelError
+from quantcheck.kernels.base import Kernel, Operand
 from quantcheck.methods.activations import ActivationQuantizer
 from quantcheck.methods.adapter import LowRankAdapter
 from quantcheck.methods.base import PackedWeight
@@ -27,10 +31,10 @@ class QuantizedLinear(nn.Module):
     move or change dtype.
 
     Attributes:
-        kernel: what multiplies: ``decode`` is torch's own product with the decoded weight.
+        kernel: what multiplies, `DECODE` or the name of a kernel (`compute_by`).
     """
 
-    kernel = "decode"
+    kernel = DECODE
 
     def __init__(
         self,
@@ -51,6 +55,8 @@ class QuantizedLinear(nn.Module):
         self._weight_names = tuple(packed.tensors())
         self._scaling = None if adapter is None else adapter.scaling
         self._decoded: Tensor | None = None
+        self._kernel: Kernel | None = None
+        self._prepared: Any = None
         stored = dict(packed.tensors())
         if adapter is not None:
             stored |= dict(zip(ADAPTER, (adapter.lora_a, adapter.lora_b), strict=True))
@@ -82,15 +88,33 @@ class QuantizedLinear(nn.Module):
                 self._decoded = self.packed.decode().to(self.dtype)
         return self._decoded
 
+    def compute_by(self, name: str, kernel: Kernel) -> None:
+        """Multiply by ``kernel``, registered as ``name``, from now on.
+
+        Raises:
+            KernelError: it does not take this weight.
+        """
+        self._prepared = kernel.prepare(_operand(self.packed), self.dtype)
+        self.kernel, self._kernel = name, kernel
+
     def forward(self, inputs: Tensor) -> Tensor:
-        """Multiply ``inputs`` [..., in] by the decoded weight, add bias and adapter: [..., out]."""
+        """Multiply ``inputs`` [..., in] by the weight, add bias and adapter: [..., out]."""
         if self.activation is not None:
             inputs = self.activation(inputs)
-        outputs = F.linear(inputs, self.weight, self.bias)
+        outputs = self._product(inputs)
         adapter = self.adapter
         if adapter is not None:
             outputs = outputs + adapter.to(inputs)(inputs)
         return outputs if self.output_activation is None else self.output_activation(outputs)
+
+    def _product(self, inputs: Tensor) -> Tensor:
+        if self._kernel is None:
+            return F.linear(inputs, self.weight, self.bias)
+        if self._prepared is None:
+            self._prepared = self._kernel.prepare(_operand(self.packed), self.dtype)
+        rows = self._kernel.matmul(inputs.reshape(-1, self.in_features), self._prepared)
+        outputs = rows.reshape(*inputs.shape[:-1], self.out_features)
+        return outputs if self.bias is None else outputs + self.bias
 
     def extra_repr(self) -> str:
         """Show shape and format in ``print(model)``."""
@@ -104,9 +128,16 @@ class QuantizedLinear(nn.Module):
         for name, tensor in stored.items():
             self._buffers[name] = tensor.to(self.get_buffer(name).device)
         self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
-        self._decoded = None
+        self._decoded = self._prepared = None
         return self
 
     def _load_from_state_dict(self, *args: object) -> None:
         super()._load_from_state_dict(*args)
-        self._decoded = None
+        self._decoded = self._prepared = None
+
+
+def _operand(packed: PackedWeight) -> Operand:
+    make = getattr(packed, "operand", None)
+    if make is None:
+        raise KernelError(f"a weight of the format {packed.format} is no operand of any kernel")
+    return cast("Operand", make())

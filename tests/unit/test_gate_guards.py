@@ -25,13 +25,23 @@ def both(**changes: object) -> ArtifactFacts:
         (both(differs=None), "every decoded weight equals the full-precision one bit for bit"),
         (replace(facts(), reference_untouched=False), "the full-precision model was changed while"),
         (replace(facts(), reference_untouched=None), "the full-precision model was changed while"),
-        (facts(kernel="matmul"), "layers are computed by different kernels: decode, matmul; one fell back"),
+        (facts(kernel="fast"), f"{LAYERS[1]}, first of 1, is computed by fast, not with its decoded weight"),
     ],
 )
 def test_what_was_not_really_quantized_is_red_before_any_figure(artifact: ArtifactFacts, reason: str) -> None:
     found = judge(evidence(artifact=artifact))
     assert found.verdict is Verdict.NOT_QUANTIZED
     assert found.reasons[0].startswith(reason)
+
+
+def test_layers_are_computed_by_the_kernels_that_were_asked_for() -> None:
+    fast = both(kernel="fast")
+    assert judge(evidence(artifact=fast, kernels=("slow", "fast"))).verdict is Verdict.PASS
+    found = judge(evidence(artifact=facts(kernel="fast"), kernels=("slow", "fast")))
+    assert found.verdict is Verdict.NOT_QUANTIZED
+    assert found.reasons == (
+        f"{LAYERS[0]}, first of 1, is computed by decode, not by slow or fast: it fell back",
+    )
 
 
 def test_one_layer_that_rounding_leaves_alone_is_no_fault() -> None:
