@@ -47,6 +47,7 @@ PURE = {
     "artifact_facts": ("", ""),
     "gate": ("artifact_facts measurement statistics", "numpy"),
     "results": ("artifact_facts measurement", ""),
+    "noise": ("errors measurement results", "numpy"),
     "provenance": ("measurement", ""),
     "baseline": ("errors gate measurement provenance", ""),
     "policy": ("errors gate measurement", ""),
@@ -75,6 +76,10 @@ ROOMS = {
     "runner": (
         "artifact_facts cache errors measurement methods metrics models progress provenance results spec",
         "torch transformers",
+    ),
+    "recalibration": (
+        "cache measurement methods metrics models noise progress results runner spec",
+        "numpy",
     ),
     "strategies": ("codecs kernels methods", "hypothesis torch transformers"),
     "contracts": (
