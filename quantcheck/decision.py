@@ -154,10 +154,11 @@ class _Decision:
         difference: PairedDifference | None,
         snapshot: SnapshotAssertion,
     ) -> str:
+        from quantcheck.recalibration import measured_noise
         from quantcheck.snapshot import accept
 
         assert difference is not None
-        noise = self.runner.noise(self.cell.model, self.spec, self.settings.recalibrations)
+        noise = measured_noise(self.runner, self.cell.model, self.spec, self.settings.recalibrations)
         new = _figure(measured, difference, facts, noise, self.basis.key)
         made = {
             "basis": asdict(self.basis),

@@ -31,6 +31,7 @@ def preflight(session: GateSession, models: Sequence[ModelSpec], selected: Seque
     _require(settings)
     _refuse_unused_text_options(settings)
     _check_reports(settings)
+    _check_kernels(settings)
     policy = session.policy
     if (
         any(cell.metric.startswith("acc/") for cell in selected)
@@ -111,6 +112,13 @@ def _check_reports(settings: Settings) -> None:
                 f"--quantcheck-report {target.kind}:{target.path}: {folder} is no folder that can be written "
                 f"to; name another path"
             )
+
+
+def _check_kernels(settings: Settings) -> None:
+    if settings.kernels:
+        from quantcheck.methods.computing import kernels_by_name
+
+        kernels_by_name(settings.kernels)
 
 
 def _check_texts(session: GateSession, model: ModelSpec, selected: Sequence[Cell]) -> None:

@@ -19,7 +19,16 @@ from pathlib import Path
 
 from quantcheck.measurement import digest
 
-_CODE = ("*/**/*.py", "measurement.py", "results.py", "runner.py", "spec.py")
+_CODE = (
+    "*/**/*.py",
+    "artifact_facts.py",
+    "measurement.py",
+    "noise.py",
+    "recalibration.py",
+    "results.py",
+    "runner.py",
+    "spec.py",
+)
 _OTHER = {"builtin", "report", "suites", "baselines"}
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "lm-eval", "peft", "bitsandbytes")
 

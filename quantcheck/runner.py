@@ -7,35 +7,34 @@ versions.
 
 from __future__ import annotations
 
-import json
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from quantcheck.artifact_facts import ArtifactFacts
 from quantcheck.cache import Cache, CacheKey
-from quantcheck.errors import DataError, QuantcheckError, QuantizationError
+from quantcheck.errors import DataError
 from quantcheck.measurement import digest
 from quantcheck.methods import METHODS
 from quantcheck.methods.artifact import Artifact, inspect, quantize
+from quantcheck.methods.base import naming_the_method
+from quantcheck.methods.computing import compute_by, kernels_by_name
 from quantcheck.methods.reconstruction import compared
 from quantcheck.metrics.catalog import MetricPlan
-from quantcheck.metrics.measure import Workload, measure, prepare
+from quantcheck.metrics.measure import Workload, measure, plan_digests, prepare
 from quantcheck.metrics.text import ReferenceOutputs
 from quantcheck.models.instructions import Instructions, InstructionSource, tokenize_instructions
 from quantcheck.models.load import LoadedModel, choose_dtype, full_precision, load_model, load_tokenizer
 from quantcheck.models.source import ModelSource, resolve_model
 from quantcheck.models.text import TextSource, Windows, calibration_windows, shared_windows
-from quantcheck.progress import Progress
+from quantcheck.progress import Progress, Update
 from quantcheck.provenance import Basis, library_versions, source_digest
 from quantcheck.results import Figures
 from quantcheck.spec import ModelSpec, QuantSpec
@@ -59,6 +58,7 @@ class Runner:
         plans: what is measured, by model name.
         calibrations: what calibrated methods read, by model name; ``None`` where there is no text for it.
         instructions: what fine-tuned methods learn, by model name; ``None`` where there is no file of them.
+        kernels: names of those that quantized layers are computed by; none: by their decoded weights.
     """
 
     cache: Cache
@@ -69,6 +69,7 @@ class Runner:
     plans: dict[str, MetricPlan]
     calibrations: dict[str, TextSource | None]
     instructions: dict[str, InstructionSource | None] = field(default_factory=dict)
+    kernels: tuple[str, ...] = ()
     _memo: dict[tuple[str, ...], Any] = field(default_factory=dict)
     _module: tuple[tuple[str, str], nn.Module] | None = None
 
@@ -118,8 +119,7 @@ class Runner:
         key = (model.name, str(spec))
         if self._module is None or self._module[0] != key:
             self._module = None
-            module = self.artifact(model, spec).apply(self.loaded(model).fresh()).eval()
-            self._module = (key, module)
+            self._module = (key, self._applied(model, self.artifact(model, spec)))
         return self._module[1]
 
     def reference(self, model: ModelSpec) -> Figures:
@@ -172,9 +172,10 @@ class Runner:
 
     def _prepare(self, model: ModelSpec) -> Workload:
         source = self.source(model)
-        return prepare(self.plans[model.name], self._tokenizer(model), source.context_length)
+        return prepare(self.plans[model.name], self.tokenizer(model), source.context_length)
 
-    def _tokenizer(self, model: ModelSpec) -> PreTrainedTokenizerBase:
+    def tokenizer(self, model: ModelSpec) -> PreTrainedTokenizerBase:
+        """The model's tokenizer, loaded once."""
         return self._once(("tokenizer", model.name), lambda: load_tokenizer(self.source(model)))
 
     def _calibrate(self, model: ModelSpec) -> Windows:
@@ -184,16 +185,21 @@ class Runner:
                 f"model {model}: calibrated methods need a text: --quantcheck-calibration FILE, or leave "
                 f"them out with --quantcheck-methods"
             )
-        windows = calibration_windows(text, self._tokenizer(model), self.source(model).context_length)
+        windows = calibration_windows(text, self.tokenizer(model), self.source(model).context_length)
+        self.refuse_shared(model, windows)
+        return windows
+
+    def refuse_shared(self, model: ModelSpec, windows: Windows) -> None:
+        """Raise `DataError` where calibration windows occur in a text that the model is measured on."""
+        text = self.calibrations[model.name]
         for evaluation in self.workload(model).windows:
-            if shared := shared_windows(windows, evaluation):
+            if text and (shared := shared_windows(windows, evaluation)):
                 raise DataError(
                     f"model {model}: {len(shared)} calibration windows of {text.path.name} occur in the "
                     f"text {evaluation.name}, window {shared[0]} first: "
                     "a model calibrated on what it is measured on looks better than it is; use another "
                     "calibration text"
                 )
-        return windows
 
     def _tokenize_instructions(self, model: ModelSpec) -> Instructions:
         source = self.instructions.get(model.name)
@@ -202,7 +208,7 @@ class Runner:
                 f"model {model}: fine-tuned methods need --quantcheck-instructions FILE, or leave them out "
                 f"with --quantcheck-methods"
             )
-        return tokenize_instructions(source, self._tokenizer(model), self.source(model).context_length)
+        return tokenize_instructions(source, self.tokenizer(model), self.source(model).context_length)
 
     def _data_digest(self, model: ModelSpec, spec: QuantSpec) -> str:
         """Digest of what a method reads beside the weights; empty for one that reads nothing."""
@@ -216,14 +222,17 @@ class Runner:
         return digest([instructions.digest, *([trained.read_bytes()] if trained else [])])
 
     def _figures(self, model: ModelSpec, spec: QuantSpec | None) -> Figures:
-        return self._kept(self._figures_key(model, spec), lambda: self._measure(model, spec))
+        return self._kept(self.figures_key(model, spec), lambda: self._measure(model, spec))
 
     def _quantized(self, model: ModelSpec, spec: QuantSpec) -> Figures:
         """Figures without any measurement: the facts alone."""
-        key = CacheKey.of(
-            "facts", artifact=self._artifact_key(model, spec).digest, fed=self._fed_digest(model)
-        )
-        return self._kept(key, lambda: Figures({}, self._facts(model, spec), 0.0, False))
+        artifact, kernels = self._artifact_key(model, spec).digest, ",".join(self.kernels)
+        key = CacheKey.of("facts", artifact=artifact, fed=self._fed_digest(model), kernels=kernels)
+        return self._kept(key, lambda: self._looked_at(model, spec))
+
+    def _looked_at(self, model: ModelSpec, spec: QuantSpec) -> Figures:
+        module, artifact = self.module(model, spec), self.artifact(model, spec)
+        return Figures({}, self._facts(model, artifact, module), 0.0, False)
 
     def _kept(self, key: CacheKey, make: Callable[[], Figures]) -> Figures:
         """Figures from the cache, or made now and timed."""
@@ -247,15 +256,31 @@ class Runner:
             if spec is None:
                 return Figures(measure(self.loaded(model).model, workload, progress=update), None, 0.0, False)
             facts, module = self.facts(model, spec), self.module(model, spec)
+            figures = self._evaluated(model, facts, module, update)
             took = float((self._artifact_folder(model, spec) / SECONDS).read_text(encoding="utf-8"))
-            measured = measure(module, workload, reference=self._outputs(model), progress=update)
-            facts = replace(facts, reference_untouched=self._untouched(model))
-        return Figures(measured, facts, 0.0, False, took)
+        return replace(figures, quantize_seconds=took)
 
-    def _facts(self, model: ModelSpec, spec: QuantSpec) -> ArtifactFacts:
-        module, artifact, fed = self.module(model, spec), self.artifact(model, spec), self._fed(model)
+    def measured(self, model: ModelSpec, artifact: Artifact, update: Update) -> Figures:
+        """Look at what any ``artifact`` left of a model, then measure it, in place of the one in memory."""
+        self._module = None
+        module = self._applied(model, artifact)
+        return self._evaluated(model, self._facts(model, artifact, module), module, update)
+
+    def _evaluated(
+        self, model: ModelSpec, facts: ArtifactFacts, module: nn.Module, update: Update
+    ) -> Figures:
+        measured = measure(module, self.workload(model), reference=self._outputs(model), progress=update)
+        return Figures(measured, replace(facts, reference_untouched=self._untouched(model)), 0.0, False)
+
+    def _applied(self, model: ModelSpec, artifact: Artifact) -> nn.Module:
+        module = artifact.apply(self.loaded(model).fresh()).eval()
+        compute_by(module, kernels_by_name(self.kernels))
+        return module
+
+    def _facts(self, model: ModelSpec, artifact: Artifact, module: nn.Module) -> ArtifactFacts:
+        fed = self._fed(model)
         facts = replace(inspect(module), notes=artifact.notes, fed=self._fed_digest(model))
-        tokens = None if fed is None else torch.from_numpy(fed.inputs.copy())
+        tokens = None if fed is None else _tokens(fed)
         with full_precision():
             facts = compared(facts, module, self.loaded(model).model, artifact.parameters, tokens)
         return replace(facts, reference_untouched=self._untouched(model))
@@ -288,20 +313,33 @@ class Runner:
         )
 
     def _quantize(self, model: ModelSpec, spec: QuantSpec, folder: Path) -> None:
-        loaded, began = self.loaded(model), time.perf_counter()
-        needs = METHODS.entry(spec.method).capabilities
-        calibration = torch.from_numpy(self.calibration(model).inputs.copy()) if needs.calibrated else None
-        with self.progress.task(f"{model} {spec}") as update, _naming_the_method(spec):
-            quantize(
+        self.loaded(model)
+        began = time.perf_counter()
+        calibrated = METHODS.entry(spec.method).capabilities.calibrated
+        windows = self.calibration(model) if calibrated else None
+        with self.progress.task(f"{model} {spec}") as update:
+            self.quantized(model, spec, windows, self.seed, update).save(folder / ARTIFACT)
+        (folder / SECONDS).write_text(f"{time.perf_counter() - began}", encoding="utf-8")
+
+    def quantized(
+        self, model: ModelSpec, spec: QuantSpec, windows: Windows | None, seed: int, update: Update
+    ) -> Artifact:
+        """Quantize a copy of a model on calibration windows; ``None`` for a method that reads none.
+
+        Raises:
+            QuantizationError: the method failed; whatever it raised by mistake is named.
+        """
+        loaded, tuned = self.loaded(model), METHODS.entry(spec.method).capabilities.tuned
+        with naming_the_method(spec):
+            return quantize(
                 loaded.fresh(),
                 spec,
                 scale_dtype=_scale_dtype(loaded.stored_dtype),
-                calibration=None if calibration is None else calibration.to(self.device),
-                instructions=self.tokenized_instructions(model) if needs.tuned else None,
-                seed=self.seed,
+                calibration=None if windows is None else _tokens(windows).to(self.device),
+                instructions=self.tokenized_instructions(model) if tuned else None,
+                seed=seed,
                 progress=lambda _, done, total: update("quantizing", done, total),
-            ).save(folder / ARTIFACT)
-        (folder / SECONDS).write_text(f"{time.perf_counter() - began}", encoding="utf-8")
+            )
 
     def _artifact_key(self, model: ModelSpec, spec: QuantSpec) -> CacheKey:
         basis = asdict(self.basis(model, spec))
@@ -314,17 +352,17 @@ class Runner:
             **basis,
         )
 
-    def _figures_key(self, model: ModelSpec, spec: QuantSpec | None) -> CacheKey:
-        plan = self.plans[model.name]
+    def figures_key(self, model: ModelSpec, spec: QuantSpec | None) -> CacheKey:
+        """What the figures of one spec, or of the reference, are kept under."""
         parts: dict[str, Any] = {
             "fed": self._fed_digest(model),
-            "plan": digest([_portable(plan)]),
-            "files": _files_digest(plan),
+            **plan_digests(self.plans[model.name]),
             "libraries": self._libraries,
         }
         if spec is not None:
             artifact = self._artifact_key(model, spec)
-            return CacheKey.of("measurement", artifact=artifact.digest, **parts)
+            kernels = ",".join(self.kernels)
+            return CacheKey.of("measurement", artifact=artifact.digest, kernels=kernels, **parts)
         source = self.source(model)
         return CacheKey.of(
             "reference",
@@ -341,6 +379,10 @@ class Runner:
         return digest(f"{name}={version}" for name, version in sorted(library_versions().items()))
 
 
+def _tokens(windows: Windows) -> Tensor:
+    return torch.from_numpy(windows.inputs.copy())
+
+
 def _scale_dtype(stored: str) -> torch.dtype:
     return torch.float32 if stored == "float32" else torch.float16
 
@@ -355,33 +397,3 @@ def _code(spec: QuantSpec) -> str:
     kind = target if isinstance(target, type) else type(target)
     settings = sorted(getattr(target, "__dict__", {}).items()) if kind is not target else []
     return digest([source_digest(target), kind.__qualname__, repr(settings)])
-
-
-@contextmanager
-def _naming_the_method(spec: QuantSpec) -> Iterator[None]:
-    """Turn whatever a method raises by mistake into an error that says where."""
-    try:
-        yield
-    except QuantcheckError:
-        raise
-    except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(frame.filename).name}, line {frame.lineno}"
-        raise QuantizationError(f"{spec.method} raised {type(error).__name__}: {error} ({where})") from error
-
-
-def _portable(plan: MetricPlan) -> str:
-    """The plan as text, without the folders its files happen to lie in."""
-    raw = asdict(plan)
-    for text in raw["texts"]:
-        text["source"]["path"] = text["source"]["path"].name
-    if raw["tasks"]:
-        raw["tasks"]["folder"] = raw["tasks"]["folder"].name
-    return json.dumps(raw, sort_keys=True)
-
-
-def _files_digest(plan: MetricPlan) -> str:
-    paths = [text.source.path for text in plan.texts]
-    if plan.tasks:
-        paths += sorted(path for path in plan.tasks.folder.iterdir() if path.is_file())
-    return digest(part for path in paths for part in (path.name, path.read_bytes()))

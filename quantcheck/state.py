@@ -100,6 +100,7 @@ class State:
             plans={model.name: session.plan(model) for model in models},
             calibrations={model.name: session.calibration(model) for model in models},
             instructions={model.name: session.instructions(model) for model in models},
+            kernels=settings.kernels,
         )
 
     def check(self) -> None:

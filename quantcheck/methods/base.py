@@ -7,12 +7,15 @@ A third party's method implements `Method`, or derives from one of the two bases
 from __future__ import annotations
 
 import importlib
+import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 
-from quantcheck.errors import QuantizationError
+from quantcheck.errors import QuantcheckError, QuantizationError
 from quantcheck.registry import did_you_mean
 
 if TYPE_CHECKING:
@@ -194,3 +197,16 @@ def packed_format(name: str) -> type[PackedWeight]:
         return target
     module, _, attribute = target.partition(":")
     return cast("type[PackedWeight]", getattr(importlib.import_module(module), attribute))
+
+
+@contextmanager
+def naming_the_method(spec: QuantSpec) -> Iterator[None]:
+    """Turn whatever a method raises by mistake into a `QuantizationError` that says where."""
+    try:
+        yield
+    except QuantcheckError:
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(frame.filename).name}, line {frame.lineno}"
+        raise QuantizationError(f"{spec.method} raised {type(error).__name__}: {error} ({where})") from error

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from quantcheck.measurement import Measurement
+from quantcheck.measurement import Measurement, digest
 from quantcheck.metrics import harness
 from quantcheck.metrics import text as text_metrics
 from quantcheck.metrics.catalog import MetricPlan
@@ -45,6 +46,21 @@ def prepare(plan: MetricPlan, tokenizer: PreTrainedTokenizerBase, context_length
     windows = tuple(evaluation_windows(text.source, tokenizer, context_length) for text in plan.texts)
     tasks = load_tasks(plan.tasks) if plan.tasks else None
     return Workload(plan, windows, tasks, tokenizer, context_length)
+
+
+def plan_digests(plan: MetricPlan) -> dict[str, str]:
+    """Digests of all that figures of a plan depend on, wherever its files happen to lie."""
+    raw = asdict(plan)
+    paths = [text.source.path for text in plan.texts]
+    for text in raw["texts"]:
+        text["source"]["path"] = text["source"]["path"].name
+    if plan.tasks:
+        raw["tasks"]["folder"] = raw["tasks"]["folder"].name
+        paths += sorted(path for path in plan.tasks.folder.iterdir() if path.is_file())
+    return {
+        "plan": digest([json.dumps(raw, sort_keys=True)]),
+        "files": digest(part for path in paths for part in (path.name, path.read_bytes())),
+    }
 
 
 def measure(

@@ -95,6 +95,11 @@ class Windows:
         """The first ``count`` windows, or all of fewer."""
         return replace(self, ids=self.ids[:count], documents=self.documents[:count])
 
+    def shuffled(self, seed: int) -> Windows:
+        """The same windows in another, seeded order."""
+        order = np.random.default_rng(seed).permutation(len(self))
+        return replace(self, ids=self.ids[order], documents=self.documents[order])
+
     @cached_property
     def digest(self) -> str:
         """Digest of the windows' tokens in order: equal digests mean equal items."""
@@ -117,6 +122,23 @@ def calibration_windows(
 ) -> Windows:
     """The windows to calibrate with: inputs only; errors as in `evaluation_windows`."""
     return _windows(source, tokenizer, context_length, labelled=False)
+
+
+def other_calibration_windows(
+    source: TextSource, tokenizer: PreTrainedTokenizerBase, context_length: int, draw: int, seed: int
+) -> Windows:
+    """As many other windows of the same text, for calibrating anew; errors as in `evaluation_windows`.
+
+    Draw 1, 2 .. takes the windows that come next where the text has so many more. Where it ends, they begin
+    at seeded random tokens and may overlap.
+    """
+    ids, documents = _tokens(source, read_documents(source), tokenizer)
+    accepted = _windows(source, tokenizer, context_length, labelled=False)
+    count, length = accepted.ids.shape
+    starts: Ids = (draw * count + np.arange(count)) * length
+    if starts[-1] + length > ids.size:
+        starts = np.random.default_rng((seed, draw)).integers(0, ids.size - length + 1, count)
+    return replace(accepted, ids=ids[starts[:, None] + np.arange(length)], documents=documents[starts])
 
 
 def read_documents(source: TextSource) -> list[str]:

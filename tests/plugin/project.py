@@ -21,13 +21,13 @@ schema = 1
 specs = ["*-w8*"]
 status = "usable"
 floor = { ppl = 1.02, acc = 0.2, kld = 0.01, top1 = 0.2, bpw = 2.0 }
-drift = { ppl = 1.002, acc = 0.02, kld = 0.001, top1 = 0.02, bpw = 0.001 }
+drift = { ppl = 1.002, acc = 0.02, kld = 0.001, top1 = 0.02, bpw = 0.001, artifact = 1.02 }
 reason = "eight bits keep what the model knows"
 
 [[cell]]
 specs = ["*"]
 status = "collapsed"
-drift = { ppl = 1.01, acc = 0.02, kld = 0.01, top1 = 0.02, bpw = 0.001 }
+drift = { ppl = 1.01, acc = 0.02, kld = 0.01, top1 = 0.02, bpw = 0.001, artifact = 1.02 }
 reason = "a random model has nothing to lose"
 """
 

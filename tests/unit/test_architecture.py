@@ -48,8 +48,8 @@ PURE = {
     "judging": ("artifact_facts measurement statistics", "numpy"),
     "gate": ("artifact_facts judging measurement statistics", "numpy"),
     "outcomes": ("measurement", "numpy"),
-    "noise": ("", ""),
     "results": ("artifact_facts measurement", ""),
+    "noise": ("artifact_facts errors measurement results", "numpy"),
     "provenance": ("measurement", ""),
     "baseline": ("errors judging measurement outcomes provenance", ""),
     "policy": ("errors judging measurement", ""),
@@ -76,9 +76,12 @@ ROOMS = {
         "torch transformers lm_eval datasets numpy",
     ),
     "runner": (
-        "artifact_facts cache errors measurement methods metrics models noise progress provenance results "
-        "spec",
+        "artifact_facts cache errors measurement methods metrics models progress provenance results spec",
         "torch transformers",
+    ),
+    "recalibration": (
+        "cache measurement methods metrics models noise progress results runner spec",
+        "numpy",
     ),
     "strategies": ("codecs kernels methods", "hypothesis torch transformers"),
     "contracts": (
@@ -92,7 +95,7 @@ ROOMS = {
     "extensions": ("codecs errors kernels methods registry", ""),
     "decision": (
         "__init__ artifact_facts baseline errors gate judging measurement methods noise outcomes plan "
-        "provenance record report results snapshot",
+        "provenance recalibration record report results snapshot",
         "",
     ),
     "session": (

@@ -1,0 +1,103 @@
+"""Measure the noise of one quantized model: evaluate it again in other batches, and recalibrate its method.
+
+Each recalibration quantizes and measures once more, so this is for the moment when a baseline is accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from quantcheck.cache import CacheKey
+from quantcheck.measurement import Measurement
+from quantcheck.methods import METHODS
+from quantcheck.metrics.measure import measure
+from quantcheck.metrics.text import ReferenceOutputs
+from quantcheck.models.text import Windows, other_calibration_windows
+from quantcheck.noise import Noise, noise
+from quantcheck.progress import Update
+from quantcheck.results import Figures
+from quantcheck.runner import Runner
+from quantcheck.spec import ModelSpec, QuantSpec
+
+BATCHES = (0.5, 2.0)
+"""Batches of half and of twice the tokens."""
+
+
+def measured_noise(runner: Runner, model: ModelSpec, spec: QuantSpec, recalibrations: int) -> Noise:
+    """The noise of one spec's figures, from the cache or measured now.
+
+    Args:
+        runner: loads, quantizes and measures.
+        model: which model.
+        spec: which spec; one whose method reads no calibration data is not recalibrated.
+        recalibrations: how many calibrations to make beside the accepted one; 0 leaves them out.
+
+    Raises:
+        DataError: another sample of the calibration text shares windows with a text that is measured on.
+        QuantizationError: the method failed on another sample, or left figures that are not finite.
+    """
+    key = CacheKey.of("noise", figures=runner.figures_key(model, spec).digest, recalibrations=recalibrations)
+
+    def create(folder: Path) -> None:
+        found = _measured(runner, model, spec, recalibrations)
+        (folder / "noise.json").write_text(found.dumps(), encoding="utf-8")
+
+    path = runner.cache.get_or_create(key, create)
+    return Noise.loads((path / "noise.json").read_text(encoding="utf-8"))
+
+
+def recalibrated_figures(runner: Runner, model: ModelSpec, spec: QuantSpec, count: int) -> list[Figures]:
+    """The figures of a method calibrated ``count`` times anew; raises what `measured_noise` does."""
+    calibrations = list(_other_calibrations(runner, model, spec, count))
+    with runner.progress.task(f"{model} {spec} recalibrated", len(calibrations)) as update:
+        return [_recalibrated(runner, model, spec, *each, update) for each in calibrations]
+
+
+def _measured(runner: Runner, model: ModelSpec, spec: QuantSpec, recalibrations: int) -> Noise:
+    accepted = runner.figures(model, spec)
+    with runner.progress.task(f"{model} {spec} in other batches", len(BATCHES)) as update:
+        repeated = [_repeated(runner, model, spec, batch, update) for batch in BATCHES]
+    return noise(accepted, repeated, recalibrated_figures(runner, model, spec, recalibrations))
+
+
+def _repeated(
+    runner: Runner, model: ModelSpec, spec: QuantSpec, batch: float, update: Update
+) -> dict[str, Measurement]:
+    """Measure the artifact, and the reference that it is compared with, in batches of another size."""
+    outputs = ReferenceOutputs(runner.loaded(model).model, budget=0)
+    module, workload = runner.module(model, spec), runner.workload(model)
+    return measure(module, workload, reference=outputs, progress=update, batch=batch)
+
+
+def _other_calibrations(
+    runner: Runner, model: ModelSpec, spec: QuantSpec, count: int
+) -> Iterator[tuple[Windows, int]]:
+    """Other samples with their seeds; the last in another order and under another seed, too."""
+    text = runner.calibrations[model.name]
+    if not count or text is None or not METHODS.entry(spec.method).capabilities.calibrated:
+        return
+    for draw in range(1, count + 1):
+        windows = other_calibration_windows(
+            text, runner.tokenizer(model), runner.source(model).context_length, draw, runner.seed
+        )
+        runner.refuse_shared(model, windows)
+        if draw < count:
+            yield windows, runner.seed
+    yield windows.shuffled(runner.seed), runner.seed + 1
+
+
+def _recalibrated(
+    runner: Runner, model: ModelSpec, spec: QuantSpec, windows: Windows, seed: int, update: Update
+) -> Figures:
+    """The figures of ``spec`` when it is calibrated on ``windows``; kept, since a run may be cut short."""
+    accepted = runner.figures_key(model, spec)
+    key = CacheKey.of("recalibration", figures=accepted.digest, calibration=windows.digest, seed=seed)
+
+    def create(folder: Path) -> None:
+        artifact = runner.quantized(model, spec, windows, seed, update)
+        figures = runner.measured(model, artifact, update)
+        (folder / "figures.json").write_text(figures.dumps(), encoding="utf-8")
+
+    path = runner.cache.get_or_create(key, create)
+    return Figures.loads((path / "figures.json").read_text(encoding="utf-8"))
