@@ -84,7 +84,7 @@ class _Decision:
         facts = figures.facts or facts
         evidence = self._evidence(facts, measured, compared)
         judgement, accepted = judge(evidence), None
-        if self.settings.update and measured is not None and judgement.verdict.updatable:
+        if self.settings.update and measured is not None and self._worth_accepting(judgement, facts):
             judgement = judge(replace(evidence, baseline=AcceptedFigure(measured.mean)))
             if judgement.verdict.green:
                 accepted = self._accept(facts, measured, judgement.difference, snapshot)
@@ -135,6 +135,11 @@ class _Decision:
             data_free=not (needs.calibrated or needs.tuned),
             kernels=self.settings.kernels,
         )
+
+    def _worth_accepting(self, judgement: Judgement, facts: ArtifactFacts) -> bool:
+        """A figure within its margin stays as it is, unless it was measured on another artifact."""
+        other = self.figure is not None and self.figure.artifact != facts.digest
+        return judgement.verdict.updatable or (judgement.verdict.green and other)
 
     def _where(self) -> dict[str, Any]:
         """The fields of a record that say which cell it is, and what it ran on."""

@@ -122,9 +122,12 @@ def test_a_calibration_text_that_cannot_be_read_is_refused(project: Project, dam
 
 
 def test_a_calibration_text_is_not_asked_for_where_nothing_calibrates(project: Project) -> None:
-    (project.path / "calibration.txt").unlink()
+    options = [option for option in project.options if "calibration" not in option]
 
-    assert project.run("--snapshot-update", specs="rtn-w8").ret == pytest.ExitCode.OK
+    result = project.pytester.runpytest_inprocess(*options, "--quantcheck-specs=rtn-w8", "--snapshot-update")
+
+    assert result.ret == pytest.ExitCode.OK
+    assert "rtn-w8/artifact/outputs" not in project.gates()
 
 
 def test_a_calibration_set_shorter_than_asked_is_refused(project: Project) -> None:

@@ -73,7 +73,7 @@ def test_every_setting_may_stand_in_the_ini_file(project: Project) -> None:
     result = project.pytester.runpytest_inprocess("--snapshot-update")
 
     assert result.ret == pytest.ExitCode.OK
-    matched(result, "collected 4 items", "dtype bfloat16 | seed 7", "4 gates: 4 PASS")
+    matched(result, "collected 6 items", "dtype bfloat16 | seed 7", "6 gates: 6 PASS")
     assert (project.path / "accepted" / "tiny" / "cpu" / "rtn-w8.json").is_file()
     assert project.report()["header"]["seed"] == 7
     gate = project.gates()["rtn-w8/ppl/eval"]

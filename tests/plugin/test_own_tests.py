@@ -25,7 +25,7 @@ def test_three_lines_gate_every_metric(project: Project) -> None:
     rerun = run_tests(project, source)
 
     assert [first.ret, accepted.ret, rerun.ret] == [1, 0, 0]
-    matched(first, "NO_BASELINE: bpw of tiny", "NO_BASELINE: ppl/eval of tiny", "4 gates: 4 NO_BASELINE")
+    matched(first, "NO_BASELINE: bpw of tiny", "NO_BASELINE: ppl/eval of tiny", "6 gates: 6 NO_BASELINE")
     assert len(project.gates()) == 4
 
 

@@ -194,7 +194,7 @@ def test_an_interrupted_run_reports_the_gates_that_finished(
     result = project.run("--quantcheck-cache=off", specs="mine-w8,mine-w3", methods={"mine": Interrupted()})
 
     assert result.ret == pytest.ExitCode.INTERRUPTED
-    matched(result, "mine-w8 * NO_BASELINE", "4 gates: 4 NO_BASELINE", "KeyboardInterrupt")
+    matched(result, "mine-w8 * NO_BASELINE", "6 gates: 6 NO_BASELINE", "KeyboardInterrupt")
     assert set(project.verdicts()) == {
         "mine-w8/bpw",
         "mine-w8/ppl/eval",

@@ -175,5 +175,5 @@ def test_the_suite_runs_by_its_module_name_in_any_folder(project: Project) -> No
     result = project.run_apart("--pyargs", "quantcheck.suites", "-m", "canary", specs="*")
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    matched(result, "16 gates: 16 NO_BASELINE")  # the canaries of rtn, gptq, awq and smoothquant
+    matched(result, "24 gates: 24 NO_BASELINE")  # the canaries of rtn, gptq, awq and smoothquant
     assert files(project.baselines).keys() == {"policy.toml"}

@@ -42,8 +42,8 @@ def test_workers_accept_what_one_process_accepts(project: Project, tmp_path: Pat
     result = project.run("-n2", "--snapshot-update", own, specs=SPECS)
 
     assert result.ret == pytest.ExitCode.OK
-    result.assert_outcomes(passed=12)
-    matched(result, "accepted tiny/rtn-w2/bpw (smoke): none -> *", "12 gates: 12 PASS")
+    result.assert_outcomes(passed=18)
+    matched(result, "accepted tiny/rtn-w2/bpw (smoke): none -> *", "18 gates: 18 PASS")
     assert len(entries(tmp_path / "cache", "artifact")) == 3
     assert len(entries(tmp_path / "cache", "reference")) == 1
     shared, stored = figures(project), files(project.baselines)
@@ -67,11 +67,11 @@ def test_workers_report_every_failure_and_share_what_is_made_without_a_cache(pro
     result = project.run("-n2", "--dist=worksteal", *args, specs="mine-w3,mine-w8")
 
     assert serial.ret == result.ret == pytest.ExitCode.TESTS_FAILED
-    result.assert_outcomes(failed=8, errors=1)
+    result.assert_outcomes(failed=12, errors=1)
     matched(
         result,
         "test_mine asked for a gate and was skipped",
-        "8 gates: 8 NO_BASELINE",
+        "12 gates: 12 NO_BASELINE",
         "No baseline yet for tiny",
     )
     assert figures(project) == alone
@@ -105,4 +105,4 @@ def test_gates_run_where_xdist_is_not_installed(project: Project, monkeypatch: p
     result = project.run("-p", "no:xdist", "-p", "no:xdist.looponfail", "--snapshot-update")
 
     assert result.ret == pytest.ExitCode.OK
-    result.assert_outcomes(passed=4)
+    result.assert_outcomes(passed=6)
