@@ -270,7 +270,8 @@ class Runner:
         self, model: ModelSpec, facts: ArtifactFacts, module: nn.Module, update: Update
     ) -> Figures:
         measured = measure(module, self.workload(model), reference=self._outputs(model), progress=update)
-        return Figures(measured, replace(facts, reference_untouched=self._untouched(model)), 0.0, False)
+        untouched = self._untouched(model) and facts.reference_untouched
+        return Figures(measured, replace(facts, reference_untouched=untouched), 0.0, False)
 
     def _applied(self, model: ModelSpec, artifact: Artifact) -> nn.Module:
         module = artifact.apply(self.loaded(model).fresh()).eval()

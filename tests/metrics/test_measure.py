@@ -10,6 +10,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from metrics.test_zeroshot import write_task
 from quantcheck.errors import DataError
+from quantcheck.measurement import Measurement
 from quantcheck.metrics.catalog import MetricPlan, TaskPlan, TextPlan, plan_metrics
 from quantcheck.metrics.measure import Workload, measure, prepare
 from quantcheck.metrics.text import ReferenceOutputs
@@ -87,3 +88,26 @@ def test_the_built_in_workload_prepares(tokenizer: PreTrainedTokenizerFast) -> N
     assert [len(windows) for windows in workload.windows] == [16, 16, 16]
     assert workload.tasks is not None
     assert sum(workload.tasks.counts.values()) == 600
+
+
+@pytest.mark.parametrize("batch", [0.05, 0.5, 2.0])
+def test_the_size_of_batches_changes_the_passes_not_the_figures(
+    workload: Workload, model: LlamaForCausalLM, other_model: LlamaForCausalLM, batch: float
+) -> None:
+    whole, passes = counted(model, workload, other_model, 1.0)
+    got, others = counted(model, workload, other_model, batch)
+    assert (others > passes) == (batch < 0.5) and (others < passes) <= (batch > 1)
+    for name, one in got.items():
+        assert one.items == whole[name].items
+        assert one.outcomes.tolist() == pytest.approx(whole[name].outcomes.tolist(), abs=1e-4)
+
+
+def counted(
+    model: LlamaForCausalLM, workload: Workload, other_model: LlamaForCausalLM, batch: float
+) -> tuple[dict[str, Measurement], int]:
+    """What was measured, and in how many passes of the model."""
+    passes: list[int] = []
+    hook = model.register_forward_hook(lambda *_: passes.append(1))
+    got = measure(model, workload, reference=ReferenceOutputs(other_model), batch=batch)
+    hook.remove()
+    return got, len(passes)
