@@ -54,9 +54,12 @@ PURE = {
     "baseline": ("errors judging measurement outcomes provenance", ""),
     "policy": ("errors judging measurement", ""),
     "known": ("errors", ""),
+    "known_gates": ("errors judging known measurement plan spec statistics", ""),
+    "changelog": ("errors", ""),
     "record": ("judging measurement outcomes", ""),
+    "run_verdicts": ("judging record statistics", ""),
     "published": ("errors measurement", ""),
-    "report": ("errors gate measurement published record", ""),
+    "report": ("errors gate judging measurement published record", ""),
 }
 ROOMS = {
     **PURE,
@@ -94,13 +97,13 @@ ROOMS = {
     "interop": ("codecs kernels registry", "bitsandbytes compressed_tensors gptqmodel torch torchao"),
     "extensions": ("codecs errors kernels methods registry", ""),
     "decision": (
-        "__init__ artifact_facts baseline errors gate judging measurement methods noise outcomes plan "
-        "provenance recalibration record report results snapshot",
+        "__init__ artifact_facts baseline changelog errors gate judging known_gates measurement methods "
+        "noise options outcomes plan provenance recalibration record report results snapshot",
         "",
     ),
     "session": (
-        "__init__ artifact_facts baseline decision errors extensions methods metrics models options plan "
-        "policy provenance record report runner snapshot spec statistics",
+        "__init__ artifact_facts baseline decision errors extensions known_gates methods metrics models "
+        "options plan policy provenance record report run_verdicts runner snapshot spec statistics",
         "torch",
     ),
     "preflight": ("errors gate methods metrics models options plan session spec", "torch"),

@@ -1,0 +1,107 @@
+"""Why a verdict changed: the line names the figure and the bound, and which of the two moved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from quantcheck.gate import Verdict
+from quantcheck.record import GateRecord
+from quantcheck.report.explanation import explain
+from unit.builders import gate_record
+
+
+def gate(**changes: Any) -> GateRecord:
+    right = {"floor": 0.35, "lower": 0.21, "upper": 0.28, "drift": 0.002, "drift_margin": 0.02}
+    return gate_record(**{**right, **changes})
+
+
+def told(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return list(explain(gate(**before), gate(**now)))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "line"),
+    [
+        (
+            {},
+            {"lower": 0.39, "upper": 0.44},
+            "the lower bound of the difference went from +0.21 to +0.39, beyond the floor of 0.35",
+        ),
+        (
+            {"lower": 0.39, "upper": 0.44},
+            {},
+            "the lower bound of the difference went from +0.39 to +0.21, within the floor of 0.35",
+        ),
+        (
+            {},
+            {"floor": 0.15},
+            "the floor went from 0.35 to 0.15, the lower bound of the difference of +0.21 is beyond it",
+        ),
+        (
+            {"lower": 0.39, "upper": 0.44},
+            {"lower": 0.39, "upper": 0.44, "floor": None},
+            "the floor went from 0.35 to none, the lower bound of the difference of +0.39 is within it",
+        ),
+        (
+            {},
+            {"lower": 0.39, "upper": 0.44, "floor": 0.15},
+            "the lower bound of the difference went from +0.21 to +0.39, the floor from 0.35 to 0.15: "
+            "beyond it now",
+        ),
+        (
+            {},
+            {"lower": 0.3, "upper": 0.36},
+            "the upper bound of the difference went from +0.28 to +0.36, beyond the floor of 0.35",
+        ),
+        ({}, {"drift": 0.03}, "the drift went from +0.002 to +0.03, beyond the drift margin of 0.02"),
+        (
+            {},
+            {"drift_margin": 0.001},
+            "the drift margin went from 0.02 to 0.001, the drift of +0.002 is beyond it",
+        ),
+    ],
+)
+def test_a_bound_that_was_passed_is_named_with_what_moved(
+    before: dict[str, Any], now: dict[str, Any], line: str
+) -> None:
+    assert line in told(before, now)
+
+
+def test_a_bound_that_moved_without_being_passed_is_told_once() -> None:
+    assert told({}, {"floor": 0.3}) == ["the floor went from 0.35 to 0.3"]
+    assert told({}, {"drift_margin": 0.05}) == ["the drift margin went from 0.02 to 0.05"]
+    assert [line for line in told({}, {"floor": 0.1}) if line.startswith("the floor")] == [
+        f"the floor went from 0.35 to 0.1, the {which} bound of the difference of {value} is beyond it"
+        for which, value in (("lower", "+0.21"), ("upper", "+0.28"))
+    ]
+
+
+def test_figures_that_are_not_there_pass_nothing() -> None:
+    assert (
+        told({"lower": None, "upper": None, "drift": None}, {"lower": 0.5, "upper": 0.6, "drift": 0.5}) == []
+    )
+    assert told({}, {}) == []
+
+
+def test_other_evidence_is_told() -> None:
+    before = {"n": 16, "metric": "acc/pooled", "reference": 0.75, "baseline": None}
+    now = {**before, "n": 800, "harmful": 12, "beneficial": 3, "reference": 0.5, "baseline": 0.25}
+    assert told(before, now) == [
+        "items: 16 -> 800",
+        "flips: - -> 12 harmful, 3 beneficial",
+        "full precision: 75.0% -> 50.0%",
+        "accepted: - -> 25.0%",
+    ]
+
+
+def test_an_entry_among_the_known_failures_is_told() -> None:
+    known = {"known": "BELOW_FLOOR", "known_reason": "scales are rounded"}
+    assert told({}, {**known, "verdict": Verdict.KNOWN}) == [
+        "known failure: not listed -> BELOW_FLOOR: scales are rounded"
+    ]
+    assert told({**known, "verdict": Verdict.STALE_KNOWN, "reasons": ("remove the entry",)}, {}) == [
+        "known failure: BELOW_FLOOR, not as listed: scales are rounded -> not listed",
+        "no more: remove the entry",
+    ]
