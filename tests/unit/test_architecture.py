@@ -59,7 +59,7 @@ PURE = {
     "record": ("judging measurement outcomes", ""),
     "run_verdicts": ("judging record statistics", ""),
     "published": ("errors measurement", ""),
-    "report": ("errors gate judging measurement published record", ""),
+    "report": ("errors gate judging measurement published record run_verdicts statistics", ""),
 }
 ROOMS = {
     **PURE,
@@ -91,7 +91,7 @@ ROOMS = {
         "codecs errors judging kernels methods registry spec strategies",
         "pytest hypothesis safetensors torch transformers",
     ),
-    "snapshot": ("baseline measurement", "syrupy filelock"),
+    "snapshot": ("baseline changelog measurement", "syrupy filelock"),
     "subjects": ("codecs contracts errors extensions kernels known options", "pytest"),
     "options": ("errors plan report spec", "pytest"),
     "interop": ("codecs kernels registry", "bitsandbytes compressed_tensors gptqmodel torch torchao"),
@@ -106,7 +106,7 @@ ROOMS = {
         "options plan policy provenance record report run_verdicts runner snapshot spec statistics",
         "torch",
     ),
-    "preflight": ("errors gate methods metrics models options plan session spec", "torch"),
+    "preflight": ("errors gate known_gates methods metrics models options plan session spec", "torch"),
     "state": (
         "cache errors gate options plan preflight progress provenance record report runner session spec",
         "pytest",
