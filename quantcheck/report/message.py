@@ -60,9 +60,15 @@ def message(gate: GateRecord, machine: Mapping[str, str]) -> str:
     lines += [f"  note       {note}" for note in gate.notes]
     lines.append(f"  policy     {gate.policy}")
     lines.append(f"  on         {', '.join(f'{name} {value}' for name, value in machine.items())}")
-    if advice := NEXT[_mended_by(gate)]:
+    if advice := _advice(gate):
         lines.append(f"  now        {advice}")
     return "\n".join(lines)
+
+
+def _advice(gate: GateRecord) -> str:
+    if gate.known and gate.verdict not in {Verdict.KNOWN, Verdict.STALE_KNOWN}:
+        return "correct or remove its entry in known.toml: a listed gate is not accepted"
+    return NEXT[_mended_by(gate)]
 
 
 def _mended_by(gate: GateRecord) -> Verdict:

@@ -53,6 +53,10 @@ def test_an_entry_among_the_known_failures_is_shown_with_its_issue() -> None:
     known = {"known": "REGRESSED", "known_reason": "scales are rounded", "known_issue": "#12"}
     found = lines(message(gate_record(verdict=Verdict.STALE_KNOWN, **known), MACHINE))
     assert found["known"] == "as REGRESSED: scales are rounded (#12)"
+    assert found["now"] == NEXT[Verdict.STALE_KNOWN]
+    assert lines(message(gate_record(verdict=Verdict.NO_BASELINE, **known), MACHINE))["now"] == (
+        "correct or remove its entry in known.toml: a listed gate is not accepted"
+    )
     assert "known" not in lines(message(gate_record(), MACHINE))
 
 
