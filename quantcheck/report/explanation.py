@@ -62,6 +62,8 @@ def _passed(side: Side, old: GateRecord, new: GateRecord) -> str | None:
 
 
 def _evidence(old: GateRecord, new: GateRecord) -> Iterator[str]:
+    if old.artifact and new.artifact:
+        yield f"artifact: {'the same, bit for bit' if old.artifact == new.artifact else 'another one'}"
     for name, before, now in (
         ("items", str(old.n), str(new.n)),
         ("flips", _flips(old), _flips(new)),
@@ -77,7 +79,7 @@ def _beyond(value: float, limit: float | None) -> bool:
 
 
 def _limit(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3g}"
+    return "none (declared collapsed)" if value is None else f"{value:.3g}"
 
 
 def _flips(gate: GateRecord) -> str:

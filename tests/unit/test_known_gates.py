@@ -21,6 +21,7 @@ RIGHT = {
     "issue": "docs/findings.md#scales",
 }
 KNOWN = KnownGate(**{**RIGHT, "verdict": Verdict.BELOW_FLOOR})
+FIELDS = {"": "verdict", "_reason": "reason", "_issue": "issue"}
 FLOOR = Bounds(floor=0.2, drift=0.1, reason="a quarter of a nat is beyond it")
 
 
@@ -49,6 +50,7 @@ def test_gates_are_read_beside_contracts_from_all_folders(tmp_path: Path) -> Non
     ]
     assert found[KNOWN.key] == KNOWN
     assert KNOWN.subject == "mine/rtn-w3-g128"
+    assert KNOWN.fields == {f"known{name}": RIGHT[key] for name, key in FIELDS.items()}
 
 
 @pytest.mark.parametrize(

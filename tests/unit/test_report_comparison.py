@@ -129,7 +129,7 @@ def test_a_gate_held_to_other_bounds_is_neither_unchanged_nor_worse() -> None:
     title, _, row, why, _, last = shown
     assert title == "other bounds:"
     assert "builtin-llama/gptq-w3-g128/ppl/web" in row
-    assert why.strip() == "the floor went from 0.693 to none"
+    assert why.strip() == "the floor went from 0.693 to none (declared collapsed)"
     assert last == "1 with other bounds, 1 unchanged: nothing worse"
 
 

@@ -42,7 +42,8 @@ def told(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         (
             {"lower": 0.39, "upper": 0.44},
             {"lower": 0.39, "upper": 0.44, "floor": None},
-            "the floor went from 0.35 to none, the lower bound of the difference of +0.39 is within it",
+            "the floor went from 0.35 to none (declared collapsed), the lower bound of the difference of +0.39 "
+            "is within it",
         ),
         (
             {},
@@ -94,6 +95,12 @@ def test_other_evidence_is_told() -> None:
         "full precision: 75.0% -> 50.0%",
         "accepted: - -> 25.0%",
     ]
+
+
+def test_whether_the_artifact_is_the_same_is_told_where_both_are_known() -> None:
+    assert told({"artifact": "a1"}, {"artifact": "a1"}) == ["artifact: the same, bit for bit"]
+    assert told({"artifact": "a1"}, {"artifact": "b2"}) == ["artifact: another one"]
+    assert told({"artifact": ""}, {"artifact": "b2"}) == []
 
 
 def test_an_entry_among_the_known_failures_is_told() -> None:
