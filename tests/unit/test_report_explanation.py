@@ -42,8 +42,8 @@ def told(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         (
             {"lower": 0.39, "upper": 0.44},
             {"lower": 0.39, "upper": 0.44, "floor": None},
-            "the floor went from 0.35 to none (declared collapsed), the lower bound of the difference of +0.39 "
-            "is within it",
+            "the floor went from 0.35 to none (declared collapsed), the lower bound of the difference of "
+            "+0.39 is within it",
         ),
         (
             {},
