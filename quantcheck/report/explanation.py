@@ -9,34 +9,35 @@ from quantcheck.judging.evidence import Verdict
 from quantcheck.record import GateRecord
 from quantcheck.report.figures import figure, signed
 
+Span = tuple[float, float]
+
 
 @dataclass(frozen=True)
 class Side:
-    """One bound of a gate, and the field of the record that is held to it."""
+    """One bound of a gate, and the fields of the record that are held to it."""
 
     name: str
-    value: str
+    low: str
+    high: str
     bound: str
     limit: str
 
+    def span(self, gate: GateRecord) -> Span | None:
+        """From where to where the figure lies; ``None`` where it is not known."""
+        low, high = getattr(gate, self.low), getattr(gate, self.high)
+        return None if low is None or high is None else (low, high)
+
 
 SIDES = (
-    Side("lower bound of the difference", "lower", "floor", "floor"),
-    Side("upper bound of the difference", "upper", "floor", "floor"),
-    Side("drift", "drift", "drift margin", "drift_margin"),
+    Side("difference", "lower", "upper", "floor", "floor"),
+    Side("drift", "drift", "drift", "drift margin", "drift_margin"),
 )
-LIMITS = tuple(dict.fromkeys((side.bound, side.limit) for side in SIDES))
 
 
 def explain(old: GateRecord, new: GateRecord) -> Iterator[str]:
     """One line for each bound that was passed or moved, and for what else decides a verdict."""
-    passed = [(side, line) for side in SIDES if (line := _passed(side, old, new))]
-    yield from (line for _, line in passed)
-    told = {side.limit for side, _ in passed}
-    for name, limit in LIMITS:
-        before, now = getattr(old, limit), getattr(new, limit)
-        if before != now and limit not in told:
-            yield f"the {name} went from {_limit(before)} to {_limit(now)}"
+    for side in SIDES:
+        yield from _side(side, old, new)
     yield from _evidence(old, new)
     if old.known != new.known:
         yield f"known failure: {_listed(old)} -> {_listed(new)}"
@@ -44,21 +45,23 @@ def explain(old: GateRecord, new: GateRecord) -> Iterator[str]:
         yield from (f"no more: {reason}" for reason in old.reasons)
 
 
-def _passed(side: Side, old: GateRecord, new: GateRecord) -> str | None:
-    """What happened where a figure lies on the other side of its bound than it did."""
-    before, now = getattr(old, side.value), getattr(new, side.value)
+def _side(side: Side, old: GateRecord, new: GateRecord) -> Iterator[str]:
+    """What happened where a figure lies elsewhere beside its bound than it did, or the bound is another."""
+    before, now = side.span(old), side.span(new)
     was, limit = getattr(old, side.limit), getattr(new, side.limit)
-    if before is None or now is None or _beyond(before, was) == (beyond := _beyond(now, limit)):
-        return None
-    how = "beyond" if beyond else "within"
-    figure_alone, limit_alone = _beyond(now, was) == beyond, _beyond(before, limit) == beyond
-    moved = f"the {side.name} went from {signed(before)} to {signed(now)}"
     rebound = f"from {_limit(was)} to {_limit(limit)}"
-    if figure_alone and not limit_alone:
-        return f"{moved}, {how} the {side.bound} of {_limit(limit)}"
-    if limit_alone and not figure_alone:
-        return f"the {side.bound} went {rebound}, the {side.name} of {signed(now)} is {how} it"
-    return f"{moved}, the {side.bound} {rebound}: {how} it now"
+    if before is None or now is None or _place(before, was) == (place := _place(now, limit)):
+        if was != limit:
+            yield f"the {side.bound} went {rebound}"
+        return
+    by_figure, by_bound = _place(now, was) == place, _place(before, limit) == place
+    moved = f"the {side.name} went from {_shown(before)} to {_shown(now)}"
+    if by_figure and not by_bound:
+        yield f"{moved}, {place} the {side.bound} of {_limit(limit)}"
+    elif by_bound and not by_figure:
+        yield f"the {side.bound} went {rebound}, the {side.name} of {_shown(now)} is {place} it"
+    else:
+        yield f"{moved}, the {side.bound} {rebound}: {place} it now"
 
 
 def _evidence(old: GateRecord, new: GateRecord) -> Iterator[str]:
@@ -74,8 +77,16 @@ def _evidence(old: GateRecord, new: GateRecord) -> Iterator[str]:
             yield f"{name}: {before} -> {now}"
 
 
-def _beyond(value: float, limit: float | None) -> bool:
-    return limit is not None and not value <= limit
+def _place(span: Span, limit: float | None) -> str:
+    low, high = span
+    if limit is None or high <= limit:
+        return "within"
+    return "beyond" if low > limit else "on either side of"
+
+
+def _shown(span: Span) -> str:
+    low, high = map(signed, span)
+    return low if low == high else f"[{low}, {high}]"
 
 
 def _limit(value: float | None) -> str:

@@ -119,8 +119,7 @@ def test_what_moved_stands_below_the_verdict_that_it_changed() -> None:
     assert [line.strip() for line in below] == [
         "was PASS",
         "too far",
-        "the lower bound of the difference went from +0.2 to +0.9, beyond the floor of 0.693",
-        "the upper bound of the difference went from +0.3 to +1, beyond the floor of 0.693",
+        "the difference went from [+0.2, +0.3] to [+0.9, +1], beyond the floor of 0.693",
     ]
 
 
