@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 import quantcheck
 from quantcheck.artifact_facts import OUTPUTS, WEIGHTS, ArtifactFacts
 from quantcheck.baseline import Figure
+from quantcheck.changelog import NOT_GIVEN, Change, who
 from quantcheck.errors import QuantizationError
 from quantcheck.gate import judge
 from quantcheck.judging.evidence import AcceptedFigure, Evidence, Judgement, Verdict
 from quantcheck.judging.guards import not_quantized
+from quantcheck.known_gates import expect
 from quantcheck.measurement import Measurement, PairedDifference, digest, measurement
 from quantcheck.methods import METHODS
 from quantcheck.noise import Noise
+from quantcheck.options import in_ci
 from quantcheck.outcomes import pack
 from quantcheck.plan import Cell
 from quantcheck.provenance import library_versions, machine
@@ -72,22 +75,25 @@ class _Decision:
         file = session.baseline_file(cell.model.name, runner.device, str(cell.spec))
         self.figure = file.get(self.settings.tier, cell.metric) if file else None
         self.made = file.made[self.figure.made] if file and self.figure else {}
+        self.known = session.known_gates.get((cell.id, self.settings.tier, runner.device))
 
     def record(self, snapshot: SnapshotAssertion) -> GateRecord:
         try:
             facts = self.runner.facts(self.cell.model, self.spec)
         except QuantizationError as error:
-            judgement = Judgement(Verdict.NOT_QUANTIZED, (str(error),))
+            judgement = expect(Judgement(Verdict.NOT_QUANTIZED, (str(error),)), self.known)
             return GateRecord(**self._where(), **figure_fields(judgement, self.bounds, None, None))
         figures = self._figures(facts)
         measured, compared = self._measured(figures)
         facts = figures.facts or facts
         evidence = self._evidence(facts, measured, compared)
         judgement, accepted = judge(evidence), None
+        before = judgement.verdict
         if self.settings.update and measured is not None and self._worth_accepting(judgement, facts):
             judgement = judge(replace(evidence, baseline=AcceptedFigure(measured.mean)))
             if judgement.verdict.green:
-                accepted = self._accept(facts, measured, judgement.difference, snapshot)
+                accepted = self._accept(facts, measured, judgement.difference, before, snapshot)
+        judgement = expect(judgement, self.known, measured=measured is not None)
         return GateRecord(
             **self._where(),
             baseline=self.figure.value if self.figure and not accepted else None,
@@ -137,7 +143,12 @@ class _Decision:
         )
 
     def _worth_accepting(self, judgement: Judgement, facts: ArtifactFacts) -> bool:
-        """A figure within its margin stays as it is, unless it was measured on another artifact."""
+        """A figure within its margin stays as it is, unless it was measured on another artifact.
+
+        So does a known failure's: accepting it would hide what is listed.
+        """
+        if self.known is not None:
+            return False
         other = self.figure is not None and self.figure.artifact != facts.digest
         return judgement.verdict.updatable or (judgement.verdict.green and other)
 
@@ -150,6 +161,7 @@ class _Decision:
             "tier": self.settings.tier,
             "device": self.runner.device,
             "dtype": self.basis.dtype,
+            **(self.known.fields if self.known else {}),
         }
 
     def _accept(
@@ -157,6 +169,7 @@ class _Decision:
         facts: ArtifactFacts,
         measured: Measurement,
         difference: PairedDifference | None,
+        verdict: Verdict,
         snapshot: SnapshotAssertion,
     ) -> str:
         from quantcheck.recalibration import measured_noise
@@ -165,18 +178,29 @@ class _Decision:
         assert difference is not None
         noise = measured_noise(self.runner, self.cell.model, self.spec, self.settings.recalibrations)
         new = _figure(measured, difference, facts, noise, self.basis.key)
+        date = datetime.datetime.now(datetime.UTC).date().isoformat()
         made = {
             "basis": asdict(self.basis),
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "date": date,
             "libraries": library_versions(),
             "machine": machine(),
             "quantcheck": quantcheck.__version__,
         }
         model, metric = self.cell.model.name, self.cell.metric
         address = (model, self.runner.device, str(self.spec), self.settings.tier, metric)
-        accept(snapshot, self.settings.baselines, address, new, made)
-        before = shown(metric, self.figure.value) if self.figure else "none"
-        return f"{before} -> {shown(metric, measured.value)}"
+        change = Change(
+            date=date,
+            who=who(self.settings.baselines, ci=in_ci()),
+            gate=self.cell.id,
+            device=self.runner.device,
+            tier=self.settings.tier,
+            before=shown(metric, self.figure.value) if self.figure else "none",
+            after=shown(metric, measured.value),
+            verdict=verdict,
+            reason=self.settings.reason or NOT_GIVEN,
+        )
+        accept(snapshot, self.settings.baselines, address, new, made, change.row())
+        return f"{change.before} -> {change.after}"
 
 
 def _figure(

@@ -77,14 +77,16 @@ def _test(evidence: Evidence, candidate: Measurement) -> FloorTest | None:
         return _counted(paired_difference(candidate, evidence.reference), floor)
     compared = _comparison(candidate, evidence.reference)
     found = bound(compared, floor, alarm=evidence.alarm)
-    answer = decide(found, floor)
-    undecided = answer is Answer.CANNOT_TELL
+    guessing = _guesses(evidence.reference) is not None
+    answer = Answer.CANNOT_TELL if guessing else decide(found, floor)
+    undecided = answer is Answer.CANNOT_TELL and not guessing
     return FloorTest(
         answer,
         found,
         compared.harmful if isinstance(compared, Flips) else None,
         compared.beneficial if isinstance(compared, Flips) else None,
         compared.needed(floor, evidence.alarm, ALPHA) if undecided else None,
+        None if guessing else compared.p_worse(floor),
     )
 
 

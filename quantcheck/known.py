@@ -9,13 +9,14 @@
     reason = "codes above 7 wrap; the file was written by a checked caller"
     issue = "https://github.com/mine/mine/issues/12"
 
-The id is what is under test, then the name of the promise that it breaks.
+The id is what is under test, then the name of the promise that it breaks. Gates of models stand in
+``[[gate]]`` entries of the same file (`quantcheck.known_gates`).
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from quantcheck.errors import BaselineError
 FILE = "known.toml"
 SCHEMA = 1
 KEYS = ("id", "reason", "issue")
+SECTIONS = ("failure", "gate")
+WILDCARDS = "*?"
 
 
 @dataclass(frozen=True)
@@ -47,19 +50,41 @@ class KnownFailure:
 
 
 def read_known(folders: Iterable[Path]) -> dict[str, KnownFailure]:
-    """Read the files of all folders, by id; a folder without one has no known failures.
+    """Read the promises that the files of all folders list, by id.
 
     Raises:
-        BaselineError: a file is no such file, an entry lacks its reason or issue, or an id stands there
-            twice.
+        BaselineError: as `read_entries`; an id is not exact, or stands there twice.
     """
     found: dict[str, KnownFailure] = {}
-    for path in dict.fromkeys(folder / FILE for folder in folders):
-        for failure in _entries(path) if path.is_file() else ():
-            if failure.id in found:
-                raise BaselineError(f"{path}: {failure.id!r} is listed twice; remove one")
-            found[failure.id] = failure
+    for path, values in read_entries(folders, "failure", KEYS):
+        failure = KnownFailure(*values)
+        if "::" not in failure.id or any(sign in failure.id for sign in WILDCARDS):
+            raise BaselineError(f"{path}: {failure.id!r} is no exact id of the form 'mine-w3::test_promise'")
+        if failure.id in found:
+            raise BaselineError(f"{path}: {failure.id!r} is listed twice; remove one")
+        found[failure.id] = failure
     return found
+
+
+def read_entries(
+    folders: Iterable[Path], section: str, keys: Sequence[str]
+) -> Iterator[tuple[Path, list[str]]]:
+    """Yield the entries of one section with their file, as the values of ``keys`` in this order.
+
+    A folder without a file has no known failures.
+
+    Raises:
+        BaselineError: a file is no such file, or an entry has other keys or says nothing under one.
+    """
+    for path in dict.fromkeys(folder / FILE for folder in folders):
+        for entry in _content(path).get(section, []) if path.is_file() else ():
+            values = [entry.get(key) for key in keys] if isinstance(entry, dict) else []
+            texts = [value for value in values if isinstance(value, str) and value.strip()]
+            if len(texts) < len(keys) or set(entry) != set(keys):
+                raise BaselineError(
+                    f"{path}: each [[{section}]] has {', '.join(keys)}, as text; got {entry!r}"
+                )
+            yield path, texts
 
 
 def stale(known: Iterable[KnownFailure], collected: Iterable[str]) -> list[str]:
@@ -69,25 +94,14 @@ def stale(known: Iterable[KnownFailure], collected: Iterable[str]) -> list[str]:
     return sorted(each.id for each in known if each.subject in subjects and each.id not in ids)
 
 
-def _entries(path: Path) -> list[KnownFailure]:
+def _content(path: Path) -> dict[str, list[dict[str, object]]]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BaselineError(f"{path} is no TOML file: {error}") from error
-    if content.get("schema") != SCHEMA:
-        raise BaselineError(f"{path}: schema must be {SCHEMA}, got {content.get('schema')!r}")
-    if unknown := sorted(content.keys() - {"schema", "failure"}):
-        raise BaselineError(f"{path}: unknown key {unknown[0]!r}; it takes schema and [[failure]]")
-    return [_entry(path, entry) for entry in content.get("failure", [])]
-
-
-def _entry(path: Path, entry: dict[str, object]) -> KnownFailure:
-    values = [entry.get(key) for key in KEYS]
-    if set(entry) != set(KEYS) or not all(isinstance(value, str) and value.strip() for value in values):
-        raise BaselineError(
-            f"{path}: each [[failure]] has an id, a reason and an issue, as text; got {dict(entry)!r}"
-        )
-    known = KnownFailure(*(str(value) for value in values))
-    if "::" not in known.id or any(sign in known.id for sign in "*?"):
-        raise BaselineError(f"{path}: {known.id!r} is no exact id of the form 'mine-w3::test_promise'")
-    return known
+    if content.pop("schema", None) != SCHEMA:
+        raise BaselineError(f"{path}: schema must be {SCHEMA}")
+    for name, entries in content.items():
+        if name not in SECTIONS or not isinstance(entries, list):
+            raise BaselineError(f"{path}: {name!r} is none of [[failure]] and [[gate]]")
+    return content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,6 +153,16 @@ OPTIONS = (
         "4",
     ),
     Option("update-in-ci", "let --snapshot-update accept baselines although CI is set", flag=True),
+    Option(
+        "reason",
+        "why --snapshot-update accepts these figures, for the changelog beside them (default: not given)",
+        "TEXT",
+    ),
+    Option(
+        "release",
+        "this run decides a release: refuse --snapshot-update and gates that only warn",
+        flag=True,
+    ),
 )
 
 
@@ -184,6 +195,8 @@ class Settings:
     recalibrations: int
     update: bool
     update_in_ci: bool
+    reason: str | None
+    release: bool
 
     @property
     def baseline_folders(self) -> tuple[Path, ...]:
@@ -268,7 +281,14 @@ def read_settings(config: pytest.Config) -> Settings:
         recalibrations=_integer("recalibrations", values["recalibrations"], least=0) or 0,
         update=bool(config.getoption("update_snapshots", default=False)),
         update_in_ci=bool(values["update-in-ci"]),
+        reason=_said(config, values["reason"]),
+        release=bool(values["release"]),
     )
+
+
+def in_ci() -> bool:
+    """Whether this run is one of a CI, as the variable ``CI`` tells."""
+    return os.environ.get("CI", "").lower() not in {"", "0", "false"}
 
 
 def _packaged(name: str) -> Path:
@@ -315,6 +335,15 @@ def _path(config: pytest.Config, name: str, text: str) -> Path:
     here = config.invocation_params.dir
     base = here if on_command_line or config.inipath is None else config.inipath.parent
     return (base / Path(text).expanduser()).resolve()
+
+
+def _said(config: pytest.Config, reason: str | None) -> str | None:
+    given = config.getoption("quantcheck_reason", default=None)
+    if given is not None and not given.strip():
+        raise QuantcheckError(
+            "--quantcheck-reason is empty: say why these figures are accepted, or leave the option out"
+        )
+    return reason
 
 
 def _unescaped(text: str | None) -> str | None:

@@ -17,6 +17,7 @@ from quantcheck.registry import Capabilities, Registry, did_you_mean
 from quantcheck.spec import GRIDS, ModelSpec, QuantSpec, refusal
 
 TIERS = ("smoke", "standard", "full")
+DEVICES = ("cpu", "cuda")
 ULTRA_LOW = (2.0, 3.0, 4.0)
 CANARY = 8.0
 OTHER = (1.0, 5.0, 6.0, 7.0)

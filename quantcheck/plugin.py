@@ -195,10 +195,14 @@ class Gathering:
         self.raw += getattr(report, "quantcheck", ())
 
     @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self) -> None:
-        """Write the report files; a run that decided nothing leaves those of the last one alone."""
-        if self.raw:
-            get_state(self.config).write_reports(self.raw)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write the report files and say what the whole run tells; one that decided nothing leaves both."""
+        if not self.raw:
+            return
+        state = get_state(self.config)
+        state.write_reports(self.raw)
+        if session.exitstatus == pytest.ExitCode.OK and state.found_by_the_run(self.raw):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the table, and how kernels treat rows that come with others."""

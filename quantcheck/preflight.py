@@ -7,13 +7,14 @@ import os
 from collections.abc import Sequence
 
 from quantcheck.errors import DataError, MissingPackageError, QuantcheckError
+from quantcheck.known_gates import check_current
 from quantcheck.methods import METHODS
 from quantcheck.models.instructions import read_instructions, trained_adapters
 from quantcheck.models.source import resolve_model
 from quantcheck.models.text import read_documents
-from quantcheck.options import Settings
-from quantcheck.plan import Cell
-from quantcheck.session import DEVICES, GateSession
+from quantcheck.options import Settings, in_ci
+from quantcheck.plan import DEVICES, Cell
+from quantcheck.session import GateSession
 from quantcheck.spec import ModelSpec, QuantSpec
 
 EXTRA = "quantcheck[finetune]"
@@ -27,12 +28,13 @@ def preflight(session: GateSession, models: Sequence[ModelSpec], selected: Seque
         QuantcheckError: the first thing that is wrong, with the way out.
     """
     settings = session.settings
-    _refuse_leniency_in_ci(settings)
+    _refuse_leniency(settings)
     _require(settings)
     _refuse_unused_text_options(settings)
     _check_reports(settings)
     _check_kernels(settings)
     policy = session.policy
+    check_current(session.known_gates.values(), settings.tier, (cell.id for cell in session.cells))
     if (
         any(cell.metric.startswith("acc/") for cell in selected)
         and importlib.util.find_spec("lm_eval") is None
@@ -48,13 +50,19 @@ def preflight(session: GateSession, models: Sequence[ModelSpec], selected: Seque
             session.baseline_file(cell.model.name, device, str(cell.spec))
 
 
-def _refuse_leniency_in_ci(settings: Settings) -> None:
-    if os.environ.get("CI", "").lower() in {"", "0", "false"}:
+def _refuse_leniency(settings: Settings) -> None:
+    where = "in a release run" if settings.release else "under CI" if in_ci() else None
+    if where is None:
         return
     if settings.inconclusive == "warn":
         raise QuantcheckError(
-            "--quantcheck-inconclusive warn is refused under CI: a gate that cannot tell has not passed. "
+            f"--quantcheck-inconclusive warn is refused {where}: a gate that cannot tell has not passed. "
             "Measure as many items as it names, or leave it to exploring at a desk"
+        )
+    if settings.update and settings.release:
+        raise QuantcheckError(
+            "--snapshot-update is refused in a release run: what was accepted before decides it. Accept "
+            "baselines first, without --quantcheck-release, and review the diff"
         )
     if settings.update and not settings.update_in_ci:
         raise QuantcheckError(

@@ -31,6 +31,7 @@ class GateRecord:
             without one.
         lower, upper: one-sided bounds of the difference that the floor was tested with; ``upper`` at 95 %,
             ``lower`` at one minus ``alarm``, the gate's share of the run's budget of false alarms.
+        p_worse: p-value of "the true difference is at most the floor"; ``None`` where nothing is tested.
         mde: the smallest difference that this gate would have called worse with 80 % power.
         needed: items that would decide, where the gate cannot tell.
         harmful, beneficial: items that only the reference, or only the candidate, got right; accuracies
@@ -46,6 +47,8 @@ class GateRecord:
         quantize_seconds: that quantizing took when it was done.
         accepted: ``old -> new`` when this run stored a new baseline.
         policy: the policy's reason.
+        known: the verdict that the gate is listed with among the known failures; ``None`` where it is not.
+        known_reason, known_issue: of that entry.
     """
 
     model: str
@@ -66,6 +69,7 @@ class GateRecord:
     lower: float | None = None
     upper: float | None = None
     alarm: float | None = None
+    p_worse: float | None = None
     mde: float | None = None
     needed: int | None = None
     harmful: int | None = None
@@ -85,6 +89,9 @@ class GateRecord:
     accepted: str | None = None
     policy: str = ""
     notes: tuple[str, ...] = ()
+    known: str | None = None
+    known_reason: str = ""
+    known_issue: str = ""
 
     @property
     def id(self) -> str:
@@ -184,6 +191,7 @@ def figure_fields(
         "lower": test.bound.lower if test else None,
         "upper": test.bound.upper if test else None,
         "alarm": test.bound.alarm if test else None,
+        "p_worse": test.p_worse if test else None,
         "mde": test.bound.mde if test else None,
         "needed": test.needed if test else None,
         "harmful": test.harmful if test else None,
@@ -208,6 +216,7 @@ _NUMBERS = {
     "lower",
     "upper",
     "alarm",
+    "p_worse",
     "mde",
     "baseline",
     "drift",

@@ -15,15 +15,17 @@ from quantcheck.baseline import BaselineFile, read_baseline
 from quantcheck.decision import BPW, decide
 from quantcheck.errors import DataError
 from quantcheck.extensions import codec_ids, kernel_ids, selected
+from quantcheck.known_gates import Key, KnownGate, read_known_gates
 from quantcheck.methods import METHODS
 from quantcheck.metrics.catalog import MetricPlan, builtin_calibration, builtin_instructions, plan_metrics
 from quantcheck.models.instructions import InstructionSource
 from quantcheck.models.text import TextSource
 from quantcheck.options import Settings
-from quantcheck.plan import Cell, Matrix, cells, exact_spec, matrix
+from quantcheck.plan import DEVICES, Cell, Matrix, cells, exact_spec, matrix
 from quantcheck.policy import Policy, read_policy
 from quantcheck.provenance import library_versions, machine
 from quantcheck.record import GateRecord, RunRecord
+from quantcheck.run_verdicts import of_the_run, shared_over
 from quantcheck.spec import ModelSpec, QuantSpec
 from quantcheck.statistics.bound import ALPHA
 from quantcheck.statistics.budget import BUDGET, share
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 
     from quantcheck.runner import Runner
 
-DEVICES = ("cpu", "cuda")
 USER_CALIBRATION_WINDOWS = 128
 
 
@@ -97,6 +98,11 @@ class GateSession:
     def alarm(self) -> float:
         """The level of a false alarm at each gate: its share of the run's budget."""
         return share(len(self.cells))
+
+    @cached_property
+    def known_gates(self) -> dict[Key, KnownGate]:
+        """The gates that are known to fail, by id, tier and kind of device."""
+        return read_known_gates(self.settings.baseline_folders)
 
     @cached_property
     def policy(self) -> Policy:
@@ -193,9 +199,11 @@ class GateSession:
 
     def run_record(self, records: Sequence[GateRecord]) -> RunRecord:
         """The record of the run, from the records of all workers: failures first, then by id."""
-        gates = sorted(records, key=lambda gate: (gate.verdict.green, gate.id))
+        planned = [cell.id for cell in self.cells]
+        gates = sorted(of_the_run(records, planned), key=lambda gate: (gate.verdict.green, gate.id))
+        header = {**self.header(), "tested": shared_over(records, planned)}
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        return RunRecord(now, quantcheck.__version__, self.header(), library_versions(), machine(), gates)
+        return RunRecord(now, quantcheck.__version__, header, library_versions(), machine(), gates)
 
     def header(self) -> dict[str, Any]:
         """What is under test, as data."""
@@ -215,6 +223,7 @@ class GateSession:
             "gates": len(self.cells),
             "unsupported": self.matrix.unsupported,
             "update": settings.update,
+            "release": settings.release,
         }
 
     def header_lines(self) -> list[str]:

@@ -18,6 +18,7 @@ from filelock import FileLock
 from syrupy.data import SnapshotCollection, SnapshotCollections
 from syrupy.extensions.base import AbstractSyrupyExtension
 
+from quantcheck import changelog
 from quantcheck.baseline import BaselineFile, Figure, baseline_path, read_baseline, write_baseline
 from quantcheck.measurement import digest
 
@@ -73,8 +74,7 @@ class BaselineExtension(AbstractSyrupyExtension):
     ) -> None:
         """Merge the figures into their file, under a lock: workers update one file side by side."""
         location = Path(snapshot_collection.location)
-        lock = Path(tempfile.gettempdir()) / f"quantcheck-{digest([str(location)])}.lock"
-        with FileLock(lock):
+        with _lock(location):
             for snapshot in snapshot_collection:
                 _merge(cls.root, json.loads(str(snapshot.data)))
 
@@ -85,15 +85,18 @@ def accept(
     address: tuple[str, str, str, str, str],
     figure: Figure,
     made: Mapping[str, Any],
+    row: str,
 ) -> None:
-    """Store ``figure`` below ``root`` by syrupy; ``address`` is model, device, spec, tier and metric.
+    """Store ``figure`` below ``root`` by syrupy, and ``row`` in the changelog where it is another one.
+
+    ``address`` is model, device, spec, tier and metric.
 
     Raises:
         BaselineError, ValueError, OSError: whatever kept the figure from being stored; syrupy itself would
             hide it.
     """
     extension = type("BaselineExtension", (BaselineExtension,), {"root": root})
-    payload = {"address": list(address), "figure": asdict(figure), "made": dict(made)}
+    payload = {"address": list(address), "figure": asdict(figure), "made": dict(made), "row": row}
     bound = snapshot(name=SEPARATOR.join(address), extension_class=extension)
     if not bound == payload:
         cause = snapshot.executions[snapshot.num_executions - 1].exception
@@ -103,4 +106,13 @@ def accept(
 def _merge(root: Path, payload: dict[str, Any]) -> None:
     model, device, spec, tier, metric = payload["address"]
     stored = read_baseline([root], model, device, spec) or BaselineFile(model, device, spec, {}, {})
-    write_baseline(root, stored.with_figure(tier, metric, Figure(**payload["figure"]), payload["made"]))
+    figure = Figure(**payload["figure"])
+    if figure != stored.get(tier, metric):  # two tests of a run may accept one gate
+        with _lock(root / changelog.FILE):
+            changelog.append(root, payload["row"])
+    write_baseline(root, stored.with_figure(tier, metric, figure, payload["made"]))
+
+
+def _lock(path: Path) -> FileLock:
+    """What workers hold to write ``path``; it lies where no version control sees it."""
+    return FileLock(Path(tempfile.gettempdir()) / f"quantcheck-{digest([str(path)])}.lock")

@@ -168,6 +168,12 @@ class State:
         lenient = self.session.settings.inconclusive == "warn"
         return not record.verdict.green and not (lenient and record.verdict is Verdict.INCONCLUSIVE)
 
+    def found_by_the_run(self, raw: Sequence[dict[str, Any]]) -> bool:
+        """Whether a gate whose test passed is red in the run's record (`quantcheck.run_verdicts`)."""
+        gates = _records(raw)
+        passed = {gate.id for gate in gates if not self._fails(gate)}
+        return any(self._fails(gate) and gate.id in passed for gate in self.session.run_record(gates).gates)
+
     def write_reports(self, raw: Sequence[dict[str, Any]]) -> None:
         """Write every report that was asked for."""
         for target in self.session.settings.reports:

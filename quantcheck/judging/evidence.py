@@ -27,13 +27,15 @@ class Verdict(StrEnum):
     BELOW_FLOOR = "BELOW_FLOOR"
     REGRESSED = "REGRESSED"
     INCONCLUSIVE = "INCONCLUSIVE"
+    STALE_KNOWN = "STALE_KNOWN"
+    KNOWN = "KNOWN"
     IMPROVED = "IMPROVED"
     PASS = "PASS"
 
     @property
     def green(self) -> bool:
         """Whether a test with this verdict passes."""
-        return self in {Verdict.PASS, Verdict.IMPROVED}
+        return self in {Verdict.KNOWN, Verdict.PASS, Verdict.IMPROVED}
 
     @property
     def updatable(self) -> bool:
@@ -132,6 +134,8 @@ class FloorTest:
         beneficial: items that only the candidate got right, likewise.
         needed: items that would decide if the difference stays; ``None`` where nothing is left to decide, or
             no number of items would.
+        p_worse: p-value of "the true difference is at most the floor"; ``None`` for a counted figure, and
+            where no difference would tell.
     """
 
     answer: Answer
@@ -139,6 +143,7 @@ class FloorTest:
     harmful: int | None = None
     beneficial: int | None = None
     needed: int | None = None
+    p_worse: float | None = None
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from quantcheck.judging.evidence import Verdict
 from quantcheck.measurement import kind_of
 from quantcheck.record import GateRecord, RunRecord
+from quantcheck.report.explanation import explain
 from quantcheck.report.figures import arrow, columns, figure, signed
 from quantcheck.report.message import difference_unit
 from quantcheck.report.reader import key
 
 SETTINGS = ("items", "protocol", "dtype")
+BOUNDS = ("floor", "drift_margin", "known")
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,22 @@ class Change:
         return tuple(name for name in SETTINGS if getattr(self.old, name) != getattr(self.new, name))
 
     @property
+    def moved(self) -> bool:
+        """Whether the figure is another one, or of other settings."""
+        return bool(self.worse_by or self.unlike)
+
+    @property
+    def rebound(self) -> bool:
+        """Whether other bounds hold, or another entry among the known failures."""
+        return any(getattr(self.old, name) != getattr(self.new, name) for name in BOUNDS)
+
+    @property
     def complaint(self) -> str | None:
         """Why this gate counts as worse; ``None`` when it does not."""
         if self.old.verdict.green and not self.new.verdict.green:
             return f"was {self.old.verdict}"
+        if self.new.verdict is Verdict.KNOWN and self.old.verdict in {Verdict.PASS, Verdict.IMPROVED}:
+            return f"was {self.old.verdict}, and is a known failure now"
         if self.unlike:
             return f"cannot be compared: other {', '.join(self.unlike)}"
         if self.worse_by > self.margin:
@@ -73,6 +88,7 @@ class Comparison:
     Attributes:
         changed: gates with another verdict, the worse first.
         drifted: gates with the same verdict and another figure or other settings, the worse first.
+        rebound: gates with the same verdict and figure, held to other bounds.
         unchanged: how many gates ended as they did, figure by figure.
         appeared, vanished: gates of one run alone.
         circumstances: what else differs between the runs.
@@ -80,6 +96,7 @@ class Comparison:
 
     changed: tuple[Change, ...]
     drifted: tuple[Change, ...]
+    rebound: tuple[Change, ...]
     unchanged: int
     appeared: tuple[GateRecord, ...]
     vanished: tuple[GateRecord, ...]
@@ -98,11 +115,14 @@ def compare(old: RunRecord, new: RunRecord) -> Comparison:
     both = [Change(before[name], now[name]) for name in now if name in before]
     both.sort(key=lambda change: (change.complaint is None, -change.worse_by, change.new.id))
     changed = tuple(change for change in both if not change.same_verdict)
-    moved = tuple(change for change in both if change.same_verdict and (change.worse_by or change.unlike))
+    same = [change for change in both if change.same_verdict]
+    moved = tuple(change for change in same if change.moved)
+    rebound = tuple(change for change in same if change.rebound and not change.moved)
     return Comparison(
         changed,
         moved,
-        len(both) - len(changed) - len(moved),
+        rebound,
+        len(same) - len(moved) - len(rebound),
         tuple(gate for name, gate in now.items() if name not in before),
         tuple(gate for name, gate in before.items() if name not in now),
         tuple(_circumstances(old, new)),
@@ -110,8 +130,12 @@ def compare(old: RunRecord, new: RunRecord) -> Comparison:
 
 
 def lines(comparison: Comparison) -> Iterator[str]:
-    """Plain text: verdicts that changed, drifts, gates of one run alone, circumstances, one sentence."""
-    for title, changes in (("another verdict", comparison.changed), ("drift", comparison.drifted)):
+    """Plain text: other verdicts, drifts, other bounds, gates of one run alone, circumstances, a sentence."""
+    for title, changes in (
+        ("another verdict", comparison.changed),
+        ("drift", comparison.drifted),
+        ("other bounds", comparison.rebound),
+    ):
         if changes:
             yield f"{title}:"
             yield from _changes(changes)
@@ -133,6 +157,7 @@ def summary(comparison: Comparison) -> str:
     counts = (
         (len(comparison.changed), "with another verdict"),
         (len(comparison.drifted), "drifted"),
+        (len(comparison.rebound), "with other bounds"),
         (comparison.unchanged, "unchanged"),
         (len(comparison.appeared), "appeared"),
         (len(comparison.vanished), "vanished"),
@@ -151,6 +176,8 @@ def _changes(changes: Sequence[Change]) -> Iterator[str]:
             yield f"    {change.complaint}"
         if not change.same_verdict:
             yield from (f"    {reason}" for reason in change.new.reasons)
+        if change.rebound or not change.same_verdict:
+            yield from (f"    {line}" for line in explain(change.old, change.new))
 
 
 def _row(change: Change) -> tuple[str, ...]:

@@ -21,6 +21,8 @@ NEXT = {
     Verdict.REGRESSED: "mend what changed since the baseline; if the loss is intended, accept it with the "
     "same command and --snapshot-update",
     Verdict.INCONCLUSIVE: "measure more items (--quantcheck-tier standard, or more --quantcheck-windows)",
+    Verdict.STALE_KNOWN: "remove its entry from known.toml: it is no known failure any more",
+    Verdict.KNOWN: "its issue says what is left to do",
     Verdict.IMPROVED: "accept the better figure as the new baseline with --snapshot-update",
     Verdict.PASS: "",
 }
@@ -53,12 +55,20 @@ def message(gate: GateRecord, machine: Mapping[str, str]) -> str:
     if gate.bpw is not None and gate.nominal_bits is not None:
         lines.append(f"  artifact   {gate.bpw:.3f} bits per weight stored, {gate.nominal_bits:.3g} nominal")
     lines += [f"  because    {reason}" for reason in gate.reasons]
+    if gate.known:
+        lines.append(f"  known      as {gate.known}: {gate.known_reason} ({gate.known_issue})")
     lines += [f"  note       {note}" for note in gate.notes]
     lines.append(f"  policy     {gate.policy}")
     lines.append(f"  on         {', '.join(f'{name} {value}' for name, value in machine.items())}")
-    if advice := NEXT[_mended_by(gate)]:
+    if advice := _advice(gate):
         lines.append(f"  now        {advice}")
     return "\n".join(lines)
+
+
+def _advice(gate: GateRecord) -> str:
+    if gate.known and gate.verdict not in {Verdict.KNOWN, Verdict.STALE_KNOWN}:
+        return "correct or remove its entry in known.toml: a listed gate is not accepted"
+    return NEXT[_mended_by(gate)]
 
 
 def _mended_by(gate: GateRecord) -> Verdict:

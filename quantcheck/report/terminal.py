@@ -9,9 +9,12 @@ from quantcheck.gate import Verdict
 from quantcheck.measurement import kind_of
 from quantcheck.record import GateRecord, RunRecord
 from quantcheck.report.figures import arrow, columns, figure, signed, with_error
+from quantcheck.run_verdicts import found_by_the_run
+from quantcheck.statistics.budget import BUDGET
 
 COLLAPSED = "declared collapsed (no floor; drift, artifact and finiteness gate)"
 LEGEND = "beside each figure: worse than full precision by, ± standard error (nat, points)"
+PLAIN = (Verdict.PASS, Verdict.IMPROVED)
 ACCEPT = "accept with the same command and --snapshot-update"
 
 
@@ -27,6 +30,8 @@ def lines(run: RunRecord) -> Iterator[tuple[str, str]]:
     improved = [gate for gate in run.gates if gate.verdict is Verdict.IMPROVED and not gate.accepted]
     for gate in improved:
         yield f"IMPROVED {gate.id}: {gate.reasons[0]}", "yellow"
+    yield from ((line, "red") for line in run_lines(run.gates))
+    yield from ((line, "yellow") for line in known_lines(run.gates))
     yield from ((line, "yellow") for line in accepted_lines(run.gates))
     yield from ((line, "yellow") for line in note_lines(run.gates))
     yield summary(run), "red" if red else "green"
@@ -35,9 +40,25 @@ def lines(run: RunRecord) -> Iterator[tuple[str, str]]:
 
 
 def summary(run: RunRecord) -> str:
-    """One sentence: how many gates, and how they ended."""
+    """One sentence: how many gates, how they ended, and over how many false alarms were shared out."""
     counts = ", ".join(f"{number} {verdict}" for verdict, number in run.counts().items())
-    return f"{len(run.gates)} gates: {counts or 'none'}"
+    return f"{len(run.gates)} gates: {counts or 'none'}{_budget(run)}"
+
+
+def run_lines(gates: Sequence[GateRecord]) -> Iterator[str]:
+    """One line for each gate that only the whole run found below its floor."""
+    for gate in filter(found_by_the_run, gates):
+        yield f"{gate.verdict} {gate.id}: {gate.reasons[0]}"
+
+
+def known_lines(gates: Sequence[GateRecord]) -> Iterator[str]:
+    """The gates that failed exactly as listed, each with its reason and issue."""
+    known = [gate for gate in gates if gate.verdict is Verdict.KNOWN]
+    if known:
+        yield "known failures (green as long as they end as listed):"
+        yield from columns(
+            [(f"  {gate.known}", gate.id, gate.known_reason, gate.known_issue) for gate in known]
+        )
 
 
 def accepted_lines(gates: Sequence[GateRecord]) -> Iterator[str]:
@@ -93,8 +114,8 @@ def _model_tables(model: str, gates: Sequence[GateRecord]) -> Iterator[tuple[str
 def _spec_row(spec: str, gates: Sequence[GateRecord], metrics: Sequence[str]) -> tuple[str, ...]:
     by_metric = {gate.metric: gate for gate in gates}
     cells = [_cell(by_metric[metric]) if metric in by_metric else "" for metric in metrics]
-    bad = sorted({gate.verdict.value for gate in gates if not gate.verdict.green})
-    return (spec, *cells, ", ".join(bad) or "pass")
+    told = sorted({gate.verdict.value for gate in gates if gate.verdict not in PLAIN})
+    return (spec, *cells, ", ".join(told) or "pass")
 
 
 def _cell(gate: GateRecord) -> str:
@@ -117,6 +138,11 @@ def _header(gates: Sequence[GateRecord], metric: str) -> str:
 def _reference(gates: Sequence[GateRecord], metric: str) -> str:
     values = {gate.reference for gate in gates if gate.metric == metric and gate.reference is not None}
     return figure(metric, values.pop()) if len(values) == 1 else "-"
+
+
+def _budget(run: RunRecord) -> str:
+    tested = run.header.get("tested")
+    return f"; false alarms in {BUDGET:.0%} of runs, shared over {tested} tests of floors" if tested else ""
 
 
 def _metric_order(metric: str) -> tuple[int, str]:

@@ -36,6 +36,31 @@ def test_it_may_warn_at_a_desk_and_is_shown_as_what_it_is(close: Project) -> Non
     matched(result, "inconclusive gates warn", "INCONCLUSIVE *rtn-w8/kld/eval")
 
 
+@pytest.mark.parametrize(
+    "workers", [(), pytest.param(("-n2",), marks=pytest.mark.slow)], ids=["alone", "workers"]
+)
+def test_a_gate_that_only_the_whole_run_finds_below_its_floor_fails_it_though_its_test_warned(
+    project: Project, workers: tuple[str, ...]
+) -> None:
+    project.accept(specs="rtn-w8")
+    sure = project.gates()["rtn-w8/kld/eval"]["lower"]
+    text = POLICY.replace("kld = 0.01, top1 = 0.2", f"kld = {sure * 1.001!r}, top1 = 0.2", 1)
+    (project.baselines / "policy.toml").write_text(text, encoding="utf-8")
+
+    result = project.run("--quantcheck-inconclusive=warn", *workers, specs="rtn-w8")
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert "failed" not in result.parseoutcomes()
+    gate = project.gates()["rtn-w8/kld/eval"]
+    assert gate["verdict"] == "BELOW_FLOOR"
+    assert gate["alarm"] < gate["p_worse"] <= 0.01 / 3
+    matched(
+        result,
+        "BELOW_FLOOR tiny/rtn-w8/kld/eval: beyond the floor under Holm's rule over 3 gates, p = 0.00",
+        "1 BELOW_FLOOR, *; false alarms in 1% of runs, shared over 3 tests of floors",
+    )
+
+
 def test_warning_alone_is_refused_under_ci(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI", "true")
 

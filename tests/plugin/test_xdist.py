@@ -47,6 +47,8 @@ def test_workers_accept_what_one_process_accepts(project: Project, tmp_path: Pat
     assert len(entries(tmp_path / "cache", "artifact")) == 3
     assert len(entries(tmp_path / "cache", "reference")) == 1
     shared, stored = figures(project), files(project.baselines)
+    told = stored["CHANGELOG.md"].decode().splitlines()[6:]
+    assert sorted(row.split(" | ")[2] for row in told) == sorted(f"tiny/{name}" for name in shared)
     assert len(shared) == 12
     assert all(len(json.loads(stored[f"tiny/cpu/{spec}.json"])["figures"]) == 4 for spec in SPECS.split(","))
 

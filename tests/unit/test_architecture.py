@@ -54,9 +54,12 @@ PURE = {
     "baseline": ("errors judging measurement outcomes provenance", ""),
     "policy": ("errors judging measurement", ""),
     "known": ("errors", ""),
+    "known_gates": ("errors judging known measurement plan spec statistics", ""),
+    "changelog": ("errors", ""),
     "record": ("judging measurement outcomes", ""),
+    "run_verdicts": ("judging record statistics", ""),
     "published": ("errors measurement", ""),
-    "report": ("errors gate measurement published record", ""),
+    "report": ("errors gate judging measurement published record run_verdicts statistics", ""),
 }
 ROOMS = {
     **PURE,
@@ -88,22 +91,22 @@ ROOMS = {
         "codecs errors judging kernels methods registry spec strategies",
         "pytest hypothesis safetensors torch transformers",
     ),
-    "snapshot": ("baseline measurement", "syrupy filelock"),
+    "snapshot": ("baseline changelog measurement", "syrupy filelock"),
     "subjects": ("codecs contracts errors extensions kernels known options", "pytest"),
     "options": ("errors plan report spec", "pytest"),
     "interop": ("codecs kernels registry", "bitsandbytes compressed_tensors gptqmodel torch torchao"),
     "extensions": ("codecs errors kernels methods registry", ""),
     "decision": (
-        "__init__ artifact_facts baseline errors gate judging measurement methods noise outcomes plan "
-        "provenance recalibration record report results snapshot",
+        "__init__ artifact_facts baseline changelog errors gate judging known_gates measurement methods "
+        "noise options outcomes plan provenance recalibration record report results snapshot",
         "",
     ),
     "session": (
-        "__init__ artifact_facts baseline decision errors extensions methods metrics models options plan "
-        "policy provenance record report runner snapshot spec statistics",
+        "__init__ artifact_facts baseline decision errors extensions known_gates methods metrics models "
+        "options plan policy provenance record report run_verdicts runner snapshot spec statistics",
         "torch",
     ),
-    "preflight": ("errors gate methods metrics models options plan session spec", "torch"),
+    "preflight": ("errors gate known_gates methods metrics models options plan session spec", "torch"),
     "state": (
         "cache errors gate options plan preflight progress provenance record report runner session spec",
         "pytest",

@@ -63,12 +63,17 @@ def test_of_all_that_apply_the_first_verdict_counts(
 
 def test_the_order_of_the_verdicts_is_the_documented_one() -> None:
     assert " ".join(Verdict) == (
-        "NOT_QUANTIZED NON_FINITE STALE_BASELINE NO_BASELINE BELOW_FLOOR REGRESSED INCONCLUSIVE IMPROVED PASS"
+        "NOT_QUANTIZED NON_FINITE STALE_BASELINE NO_BASELINE BELOW_FLOOR REGRESSED INCONCLUSIVE STALE_KNOWN "
+        "KNOWN IMPROVED PASS"
     )
 
 
-def test_only_pass_and_improved_are_green() -> None:
-    assert [verdict for verdict in Verdict if verdict.green] == [Verdict.IMPROVED, Verdict.PASS]
+def test_only_pass_improved_and_known_are_green() -> None:
+    assert [verdict for verdict in Verdict if verdict.green] == [
+        Verdict.KNOWN,
+        Verdict.IMPROVED,
+        Verdict.PASS,
+    ]
 
 
 def test_a_baseline_can_mend_only_what_is_about_the_baseline() -> None:

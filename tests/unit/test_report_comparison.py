@@ -100,6 +100,10 @@ def test_what_is_worse_forward_is_better_backward(one: float | None, other: floa
         ({}, {"value": 4.5}, None),
         ({}, {"value": 4.6}, "worse by more than its drift margin"),
         ({}, {"value": 4.481, "drift_margin": None}, "worse by more than its drift margin"),
+        ({}, {"verdict": Verdict.KNOWN, "known": "REGRESSED"}, "was PASS, and is a known failure now"),
+        ({"verdict": Verdict.KNOWN}, {"verdict": Verdict.REGRESSED}, "was KNOWN"),
+        ({"verdict": Verdict.KNOWN}, {"verdict": Verdict.KNOWN}, None),
+        ({"verdict": Verdict.REGRESSED}, {"verdict": Verdict.KNOWN, "known": "REGRESSED"}, None),
         ({}, {"items": "others"}, "cannot be compared: other items"),
         ({}, {"protocol": "other windows", "dtype": "bfloat16"}, "cannot be compared: other protocol, dtype"),
     ],
@@ -107,6 +111,25 @@ def test_what_is_worse_forward_is_better_backward(one: float | None, other: floa
 def test_why_a_gate_counts_as_worse(old: dict[str, Any], new: dict[str, Any], complaint: str | None) -> None:
     found = Change(gate_record(**old), gate_record(**new)).complaint
     assert found is complaint if complaint is None else found and found.startswith(complaint)
+
+
+def test_what_moved_stands_below_the_verdict_that_it_changed() -> None:
+    red = replace(OLD, verdict=Verdict.BELOW_FLOOR, value=9.0, lower=0.9, upper=1.0, reasons=("too far",))
+    _, _, _, *below, _, _ = text([replace(OLD, lower=0.2, upper=0.3)], [red])
+    assert [line.strip() for line in below] == [
+        "was PASS",
+        "too far",
+        "the difference went from [+0.2, +0.3] to [+0.9, +1], beyond the floor of 0.693",
+    ]
+
+
+def test_a_gate_held_to_other_bounds_is_neither_unchanged_nor_worse() -> None:
+    shown = text([OLD, gate_record(spec="rtn-w4")], [replace(OLD, floor=None), gate_record(spec="rtn-w4")])
+    title, _, row, why, _, last = shown
+    assert title == "other bounds:"
+    assert "builtin-llama/gptq-w3-g128/ppl/web" in row
+    assert why.strip() == "the floor went from 0.693 to none (declared collapsed)"
+    assert last == "1 with other bounds, 1 unchanged: nothing worse"
 
 
 def test_a_gate_that_vanished_is_worse_and_a_new_one_only_when_it_is_red() -> None:
@@ -147,7 +170,7 @@ def test_what_else_differs_between_the_runs_is_told() -> None:
 def test_every_gate_is_counted_once(before: set[str], now: set[str]) -> None:
     old, new = ([gate_record(metric=f"ppl/{name}") for name in run] for run in (before, now))
     found = compare(run_record(*old), run_record(*new))
-    both = len(found.changed) + len(found.drifted) + found.unchanged
+    both = len(found.changed) + len(found.drifted) + len(found.rebound) + found.unchanged
     assert (both + len(found.vanished), both + len(found.appeared)) == (len(before), len(now))
     assert found.worse == len(found.vanished)
 

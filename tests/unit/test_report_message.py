@@ -49,6 +49,17 @@ def test_accepting_is_offered_only_where_it_could_help(verdict: Verdict) -> None
     assert ("--snapshot-update" in NEXT[verdict]) is verdict.updatable
 
 
+def test_an_entry_among_the_known_failures_is_shown_with_its_issue() -> None:
+    known = {"known": "REGRESSED", "known_reason": "scales are rounded", "known_issue": "#12"}
+    found = lines(message(gate_record(verdict=Verdict.STALE_KNOWN, **known), MACHINE))
+    assert found["known"] == "as REGRESSED: scales are rounded (#12)"
+    assert found["now"] == NEXT[Verdict.STALE_KNOWN]
+    assert lines(message(gate_record(verdict=Verdict.NO_BASELINE, **known), MACHINE))["now"] == (
+        "correct or remove its entry in known.toml: a listed gate is not accepted"
+    )
+    assert "known" not in lines(message(gate_record(), MACHINE))
+
+
 def test_an_accuracy_is_shown_in_percent_and_judged_in_fractions() -> None:
     gate = gate_record(
         metric="acc/pooled", value=0.53125, reference=0.75, worse=0.21875, worse_stderr=0.02, n=800

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -161,6 +162,39 @@ def test_what_was_accepted_is_shown_old_and_new() -> None:
     expected = "accepted builtin-llama/gptq-w3-g128/ppl/web (smoke): 4.47 -> 4.48"
     assert list(accepted_lines([GREEN, accepted])) == [expected]
     assert expected in shown(accepted)
+
+
+KNOWN = gate_record(
+    spec="rtn-w4",
+    verdict=Verdict.KNOWN,
+    known="BELOW_FLOOR",
+    known_reason="scales are rounded",
+    known_issue="docs/findings.md#scales",
+)
+
+
+def test_known_failures_have_a_section_with_reason_and_issue() -> None:
+    told = shown(GREEN, KNOWN)
+    at = told.index("known failures (green as long as they end as listed):")
+    cells = [cell.strip() for cell in told[at + 1].split("  ") if cell.strip()]
+    assert cells == ["BELOW_FLOOR", KNOWN.id, "scales are rounded", "docs/findings.md#scales"]
+    assert next(row for row in told if row.startswith("rtn-w4")).split()[-1] == "KNOWN"
+    assert told[-1] == "2 gates: 1 KNOWN, 1 PASS"
+    assert not any(line.startswith("known failures") for line in shown(GREEN))
+
+
+def test_what_only_the_whole_run_found_is_told_with_its_reason() -> None:
+    found = gate_record(verdict=Verdict.BELOW_FLOOR, p_worse=0.002, alarm=0.001, reasons=("Holm's rule",))
+    assert f"BELOW_FLOOR {found.id}: Holm's rule" in shown(found)
+    static = gate_record(verdict=Verdict.BELOW_FLOOR, p_worse=0.001, alarm=0.001, reasons=("why",))
+    assert f"BELOW_FLOOR {static.id}: why" not in shown(static)
+
+
+def test_the_summary_says_over_how_many_tests_the_budget_was_shared() -> None:
+    run = run_record(GREEN)
+    shared = replace(run, header={**run.header, "tested": 40})
+    assert summary(shared) == "1 gates: 1 PASS; false alarms in 1% of runs, shared over 40 tests of floors"
+    assert summary(replace(run, header={**run.header, "tested": 0})) == "1 gates: 1 PASS"
 
 
 def test_the_summary_counts_every_verdict() -> None:
