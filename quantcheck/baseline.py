@@ -106,7 +106,7 @@ class Figure:
 class BaselineFile:
     """All accepted figures of one spec of one model on one kind of device.
 
-    ``figures`` is keyed by ``"<tier> <metric>"``; ``made`` by `Basis.key`.
+    ``figures`` is keyed by ``"<tier> <metric>"``; ``made`` by its content address.
     """
 
     model: str

@@ -23,7 +23,7 @@ from quantcheck.noise import Noise
 from quantcheck.options import in_ci
 from quantcheck.outcomes import pack
 from quantcheck.plan import Cell
-from quantcheck.provenance import library_versions, machine
+from quantcheck.provenance import library_versions, machine, made_key, same_codes
 from quantcheck.record import GateRecord, figure_fields
 from quantcheck.report.figures import figure as shown
 from quantcheck.results import Figures
@@ -138,7 +138,7 @@ class _Decision:
             self.spec.bits,
             self.spec.act_bits,
             self.session.alarm,
-            data_free=not (needs.calibrated or needs.tuned),
+            same_codes=not (needs.calibrated or needs.tuned) or same_codes(self.made, self.runner.device),
             kernels=self.settings.kernels,
         )
 
@@ -177,7 +177,6 @@ class _Decision:
 
         assert difference is not None
         noise = measured_noise(self.runner, self.cell.model, self.spec, self.settings.recalibrations)
-        new = _figure(measured, difference, facts, noise, self.basis.key)
         date = datetime.datetime.now(datetime.UTC).date().isoformat()
         made = {
             "basis": asdict(self.basis),
@@ -186,6 +185,7 @@ class _Decision:
             "machine": machine(),
             "quantcheck": quantcheck.__version__,
         }
+        new = _figure(measured, difference, facts, noise, made_key(made))
         model, metric = self.cell.model.name, self.cell.metric
         address = (model, self.runner.device, str(self.spec), self.settings.tier, metric)
         change = Change(

@@ -2,13 +2,14 @@
 
 A *basis* decides whether two figures may be compared at all: when one field differs, the baseline is stale.
 The *machine* is recorded and named when a gate turns red, but does not block: the accepted drift covers the
-noise among processors.
+noise among processors. On one kind of machine, with the same libraries, there is none: the same codes come out.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import json
 import os
 import platform
 import uuid
@@ -63,10 +64,11 @@ class Basis:
             if stored.get(field) != now
         )
 
-    @property
-    def key(self) -> str:
-        """A short content address, under which a baseline file stores this basis once."""
-        return digest(f"{name}={value}" for name, value in sorted(asdict(self).items()))[:8]
+
+def made_key(made: Mapping[str, object]) -> str:
+    """A short content address of a figure's provenance, its date aside: equal ones are stored once."""
+    told = {name: value for name, value in made.items() if name != "date"}
+    return digest([json.dumps(told, sort_keys=True)])[:8]
 
 
 @cache
@@ -84,6 +86,17 @@ def machine() -> dict[str, str]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def same_codes(made: Mapping[str, object], device: str) -> bool:
+    """Whether quantizing must give the very codes of a run whose provenance is ``made``.
+
+    Sums of floats depend on processor, threads and libraries, and on a GPU on the order in which its cores
+    are done; where none of that can differ, an algorithm with the same seed and data has one result.
+    """
+    return (
+        device == "cpu" and made.get("machine") == machine() and made.get("libraries") == library_versions()
+    )
 
 
 def source_digest(target: object = None) -> str:
@@ -134,8 +147,14 @@ def _version(name: str) -> str:
 
 
 def _processor() -> str:
+    """The processor's name with what tells its kind: clouds give several generations one name."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
+            parts = [line.partition(":") for line in lines]
+        told = {name.strip(): value.strip() for name, _, value in reversed(parts)}
+        name = told["model name"]
+    except (OSError, KeyError):
         return platform.processor() or "unknown"
+    kind = [f"{what} {told[what]}" for what in ("cpu family", "model", "stepping") if what in told]
+    instructions = digest(sorted(told.get("flags", "").split()))[:8]
+    return f"{name} ({', '.join([*kind, f'instructions {instructions}'])})"

@@ -7,8 +7,9 @@ There is no sampling error left between two figures on the same items; what is l
   may (`Kind.rounding`). More says that the evaluation changed: another kernel, prompt or scorer.
 - *another artifact*: the mean may move by the policy's margin, or, where the method is calibrated, by as much
   as calibrating with other samples moves it, if that is more: no claim is made below that noise.
-- *layers*: the codes of a method that reads no data are the accepted ones; the error of each layer moves by
-  no more than the policy's ratio, or than recalibrating does.
+- *layers*: the codes are the accepted ones where nothing that they depend on has changed, as of a method that
+  reads no data; elsewhere the error of each layer moves by no more than the policy's ratio, or than
+  recalibrating does.
 """
 
 from __future__ import annotations
@@ -112,15 +113,15 @@ def _log_ratios(candidate: Measurement, baseline: AcceptedFigure) -> NDArray[np.
 
 
 def _other_codes(evidence: Evidence, baseline: AcceptedFigure) -> str | None:
-    """Which stored tensors of a method that reads no data are not the accepted ones."""
+    """Which stored tensors are not the accepted ones though they must be."""
     assert evidence.artifact is not None
     layers = evidence.artifact.layers
-    if not evidence.data_free or not baseline.codes:
+    if not evidence.same_codes or not baseline.codes:
         return None
     others = [layer.name for layer, code in zip(layers, baseline.codes, strict=True) if layer.digest != code]
     if not others:
         return None
     return (
         f"codes, scales or zero points of {len(others)} of {len(layers)} layers are not the accepted ones "
-        f"bit for bit, {others[0]} first: the method reads no data, so its code has changed"
+        f"bit for bit, {others[0]} first: nothing that they depend on has changed but the code"
     )

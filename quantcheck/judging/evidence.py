@@ -106,7 +106,8 @@ class Evidence:
         bits: nominal weight bits that the spec asks for; ``None`` where no spec is at hand.
         act_bits: activation bits that it asks for; ``None`` for activations in floating point.
         alarm: level of a false alarm at this gate, its share of the run's budget.
-        data_free: whether the method reads nothing but the weights.
+        same_codes: whether the accepted codes must come out again, bit for bit: the method reads nothing but
+            the weights, or it runs on the very machine and libraries that they were accepted on.
         kernels: that layers were to be computed by; empty: by their decoded weights.
     """
 
@@ -119,7 +120,7 @@ class Evidence:
     bits: float | None = None
     act_bits: int | None = None
     alarm: float = ALARM
-    data_free: bool = False
+    same_codes: bool = False
     kernels: tuple[str, ...] = ()
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from quantcheck.artifact_facts import ArtifactFacts, BlockFacts, LayerFacts
 from quantcheck.baseline import Figure
 from quantcheck.gate import AcceptedFigure, Bounds, Evidence, Judgement, Verdict, judge
 from quantcheck.measurement import Measurement, measurement
-from quantcheck.provenance import Basis
+from quantcheck.provenance import Basis, made_key
 from quantcheck.record import GateRecord, RunRecord
 
 LAYERS = ("model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj")
 BLOCKS = (BlockFacts("model.layers.0", 0.02), BlockFacts("model.layers.1", 0.04))
 BASIS = Basis("cpu", "float32", "a1", "b2", "c3", method_version=1, seed=7)
+KEY = made_key({"basis": asdict(BASIS)})
 BOUNDS = Bounds(floor=0.5, drift=0.1, reason="four bits lose little")
 
 
@@ -59,7 +60,7 @@ def evidence(metric: str = "ppl/web", **changes: Any) -> Evidence:
 
 
 def figure(**changes: Any) -> Figure:
-    right = Figure(1.5, 4.48, 0.05, 16, 0.25, 0.01, "items", "windows of 512", 1, BASIS.key)
+    right = Figure(1.5, 4.48, 0.05, 16, 0.25, 0.01, "items", "windows of 512", 1, KEY)
     return replace(right, **changes)
 
 

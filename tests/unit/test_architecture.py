@@ -19,7 +19,7 @@ from quantcheck.baseline import BaselineFile, write_baseline
 from quantcheck.gate import Verdict, judge
 from quantcheck.policy import read_policy
 from quantcheck.record import figure_fields
-from unit.builders import BASIS, evidence, facts, figure, gate_record, measured, run_record
+from unit.builders import BASIS, KEY, evidence, facts, figure, gate_record, measured, run_record
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "quantcheck"
@@ -355,7 +355,7 @@ def test_a_verdict_is_recomputed_from_stored_files_where_there_is_no_torch(
     (tmp_path / "policy.toml").write_bytes((REPOSITORY / "baselines" / "policy.toml").read_bytes())
     bounds = read_policy(tmp_path / "policy.toml").bounds("gptq-w3-g128", "ppl/web")
     old = figure(mean=accepted)
-    made = {BASIS.key: {"basis": asdict(BASIS)}}
+    made = {KEY: {"basis": asdict(BASIS)}}
     write_baseline(
         tmp_path / "baselines",
         BaselineFile("builtin-llama", "cpu", "gptq-w3-g128", made, {"smoke ppl/web": old}),
@@ -364,7 +364,7 @@ def test_a_verdict_is_recomputed_from_stored_files_where_there_is_no_torch(
         candidate=candidate,
         reference=reference,
         bounds=bounds,
-        baseline=old.accepted(candidate, made[BASIS.key], BASIS),
+        baseline=old.accepted(candidate, made[KEY], BASIS),
     )
     found = judge(world)
     assert found.verdict is Verdict(verdict)

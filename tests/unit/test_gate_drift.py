@@ -173,11 +173,11 @@ def test_layers_that_were_not_kept_are_compared_by_their_mean() -> None:
     assert layers([0.02, 0.02], then).verdict is Verdict.REGRESSED
 
 
-@pytest.mark.parametrize(("data_free", "verdict"), [(True, "REGRESSED"), (False, "PASS")])
-def test_a_method_that_reads_no_data_stores_the_accepted_codes(data_free: bool, verdict: str) -> None:
+@pytest.mark.parametrize(("same_codes", "verdict"), [(True, "REGRESSED"), (False, "PASS")])
+def test_codes_are_the_accepted_ones_where_they_must_be(same_codes: bool, verdict: str) -> None:
     codes = tuple(layer.digest for layer in facts().layers)
     then = accepted(WEIGHTS, [0.01, 0.02], codes=codes)
-    same, other = {"artifact": facts(), "data_free": data_free}, {"data_free": data_free}
+    same, other = {"artifact": facts(), "same_codes": same_codes}, {"same_codes": same_codes}
     assert layers([0.01, 0.02], then, **same).verdict is Verdict.PASS
     found = layers([0.01, 0.02], then, **other)
     assert found.verdict == verdict
@@ -189,7 +189,7 @@ def test_a_method_that_reads_no_data_stores_the_accepted_codes(data_free: bool, 
 
 
 def test_codes_that_were_not_kept_are_not_compared() -> None:
-    assert layers([0.01, 0.02], accepted(WEIGHTS, [0.01, 0.02]), data_free=True).verdict is Verdict.PASS
+    assert layers([0.01, 0.02], accepted(WEIGHTS, [0.01, 0.02]), same_codes=True).verdict is Verdict.PASS
 
 
 def test_evidence_of_layers_needs_no_reference() -> None:

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 from quantcheck.baseline import BaselineFile, Figure
 from quantcheck.measurement import measurement
 from quantcheck.outcomes import BITS, DEVIATIONS, SINGLE, pack, pack_labels, tolerance, unpack, unpack_labels
-from unit.builders import BASIS, figure, measured
+from unit.builders import KEY, figure, measured
 
 ANSWERS = st.lists(st.sampled_from([0.0, 1.0]), max_size=100)
 WINDOWS = arrays.arrays(np.float64, st.integers(1, 50), elements=st.floats(-50, 50, allow_subnormal=False))
@@ -137,5 +137,5 @@ def test_a_baseline_of_all_figures_of_the_study_stays_below_200_kB() -> None:
     figures: dict[str, Figure] = {
         f"full {each.metric}": replace(long, n=each.n, mean=each.mean, outcomes=pack(each)) for each in found
     }
-    made = {BASIS.key: {"basis": {"device": "cuda"}}}
+    made = {KEY: {"basis": {"device": "cuda"}}}
     assert len(BaselineFile("llama3-8b", "cuda", "gptq-w4-g128", made, figures).dumps()) < 200_000

@@ -21,7 +21,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantcheck import provenance
-from quantcheck.provenance import LIBRARIES, Basis, library_versions, machine, source_digest
+from quantcheck.provenance import (
+    LIBRARIES,
+    Basis,
+    library_versions,
+    machine,
+    made_key,
+    same_codes,
+    source_digest,
+)
 from unit.builders import BASIS
 
 BASES = st.builds(Basis, *[st.text()] * 5, st.integers(1, 99), st.integers(0, 2**31))
@@ -30,8 +38,6 @@ BASES = st.builds(Basis, *[st.text()] * 5, st.integers(1, 99), st.integers(0, 2*
 @given(BASES)
 def test_a_basis_agrees_with_itself_as_stored(basis: Basis) -> None:
     assert basis.differences(asdict(basis)) == ()
-    assert re.fullmatch("[0-9a-f]{8}", basis.key)
-    assert replace(basis).key == basis.key
 
 
 @given(BASES, BASES)
@@ -42,9 +48,31 @@ def test_differences_are_the_fields_that_differ(left: Basis, right: Basis) -> No
     assert [text.partition(":")[0] for text in left.differences(asdict(right))] == differing
 
 
-def test_values_that_move_between_fields_change_the_key() -> None:
+def test_provenance_is_addressed_by_all_of_it_but_the_date() -> None:
     swapped = replace(BASIS, model=BASIS.tokenizer, tokenizer=BASIS.model)
-    assert swapped.key != BASIS.key
+    made = {"basis": asdict(BASIS), "machine": {"threads": "1"}, "date": "2026-01-31"}
+    key = made_key(made)
+    assert re.fullmatch("[0-9a-f]{8}", key)
+    assert made_key({**made, "date": "2026-02-01"}) == key
+    others = ({"basis": asdict(swapped)}, {"machine": {"threads": "2"}}, {"libraries": {}})
+    assert len({key, *(made_key({**made, **other}) for other in others)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "device", "same"),
+    [
+        ({}, "cpu", True),
+        ({}, "cuda", False),
+        ({"machine": {"processor": "another"}}, "cpu", False),
+        ({"libraries": {"torch": "1.0"}}, "cpu", False),
+        ({"machine": None}, "cpu", False),
+    ],
+)
+def test_the_same_codes_come_out_where_machine_and_libraries_are_the_same(
+    changes: dict[str, object], device: str, same: bool
+) -> None:
+    made = {"machine": machine(), "libraries": library_versions(), **changes}
+    assert same_codes(made, device) is same
 
 
 def test_a_field_that_was_not_stored_differs() -> None:
@@ -76,7 +104,11 @@ def test_the_machine_says_processor_threads_python_and_system(monkeypatch: pytes
 @pytest.mark.parametrize(
     ("cpuinfo", "processor"),
     [
-        ("vendor_id\t: ACME\nmodel name\t: ACME 3000: fast\n", "ACME 3000: fast"),
+        ("vendor_id\t: ACME\nmodel name\t: ACME 3000: fast\n", "ACME 3000: fast (instructions e3b0c442)"),
+        (
+            "model name\t: A\ncpu family\t: 25\nmodel\t: 17\nstepping\t: 1\nflags\t: b a\n\nmodel\t: 18\n",
+            "A (cpu family 25, model 17, stepping 1, instructions 5cbcc2d0)",
+        ),
         ("BogoMIPS\t: 48.00\n", "from platform"),
         (None, "from platform"),
     ],
