@@ -2,7 +2,7 @@
 
 A *basis* decides whether two figures may be compared at all: when one field differs, the baseline is stale.
 The *machine* is recorded and named when a gate turns red, but does not block: the accepted drift covers the
-noise among processors. On one kind of machine, with the same libraries, there is none: the same codes come out.
+noise among processors. Within one kind of machine, with the same libraries, the same codes come out.
 """
 
 from __future__ import annotations

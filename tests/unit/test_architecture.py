@@ -345,7 +345,8 @@ print(found.verdict)
 
 
 @pytest.mark.parametrize(
-    ("shift", "accepted", "verdict"), [(0.0, 2.0, "PASS"), (0.0, 1.5, "REGRESSED"), (2.0, 4.0, "BELOW_FLOOR")]
+    ("shift", "accepted", "verdict"),
+    [(0.25, 2.25, "PASS"), (0.25, 1.75, "REGRESSED"), (2.0, 4.0, "BELOW_FLOOR")],
 )
 def test_a_verdict_is_recomputed_from_stored_files_where_there_is_no_torch(
     tmp_path: Path, shift: float, accepted: float, verdict: str
