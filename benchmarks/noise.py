@@ -1,8 +1,8 @@
 """How far figures and artifacts of the built-in model move though nothing got worse, and under small faults.
 
 Noise: what `quantcheck.recalibration.measured_noise` finds at the smoke tier, spec by spec. Faults: one layer
-of an artifact is altered, and the log of its weight error and of its block's output error compared with
-before; they show what a band of a few standard deviations can tell apart.
+of an artifact is altered, and the logarithms of its errors and gain compared with before; they show what a
+band of a few standard deviations can tell apart.
 
     python -m benchmarks.noise --into docs/statistics.md
 """
@@ -24,16 +24,17 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import heads, publish, row
+from quantcheck.artifact_facts import GAINS, OUTPUTS, ROWS, WEIGHTS, ArtifactFacts
 from quantcheck.cache import Cache
 from quantcheck.methods import METHODS
 from quantcheck.methods.artifact import Artifact, inspect
 from quantcheck.methods.base import MetaValue, PackedWeight
 from quantcheck.methods.reconstruction import compared
 from quantcheck.metrics.catalog import builtin_calibration, plan_metrics
+from quantcheck.noise import Noise
 from quantcheck.progress import Mode, Progress
 from quantcheck.recalibration import measured_noise, recalibrated_figures
-from quantcheck.results import Figures
-from quantcheck.runner import Runner
+from quantcheck.runner import FED_TOKENS, Runner
 from quantcheck.spec import ModelSpec, QuantSpec, refusal
 
 MODEL = ModelSpec.parse("builtin-llama")
@@ -48,6 +49,7 @@ SPECS = (
     "smoothquant-w8a8",
 )
 KINDS = ("ppl", "kld", "top1", "acc")
+METRICS = (WEIGHTS, GAINS, ROWS, OUTPUTS)
 
 
 def runner(cache: Path) -> Runner:
@@ -64,57 +66,53 @@ def runner(cache: Path) -> Runner:
 
 
 def noises(runner: Runner, specs: Sequence[str], count: int) -> Iterator[str]:
-    """A row a spec: the largest of each kind's metrics, in the outcomes' unit, and spreads of log errors."""
+    """A row a spec: the largest of each kind's metrics, in the outcomes' unit, and spreads of logarithms."""
     yield from heads(
         (
             "spec",
-            *(f"{kind}: one item, mean" for kind in KINDS),
-            *(f"{kind}: recalibrated, sd" for kind in KINDS),
-            "log weight error: pooled sd, largest",
-            "log output error: pooled sd, largest",
+            "one item, other batches",
+            *(f"{kind}, recalibrated" for kind in KINDS),
+            *(f"log {metric.removeprefix('artifact/')}: all, worst" for metric in METRICS),
             "seconds",
         )
     )
     for text in specs:
         spec, began = QuantSpec.parse(text), time.perf_counter()
-        runner.figures(MODEL, spec)
+        accepted = runner.figures(MODEL, spec)
         found = measured_noise(runner, MODEL, spec, count)
         seconds = time.perf_counter() - began
-        figures = [runner.figures(MODEL, spec), *recalibrated_figures(runner, MODEL, spec, count)]
+        figures = [accepted, *recalibrated_figures(runner, MODEL, spec, count)]
+        facts = [each.facts for each in figures if each.facts is not None]
         yield row(
             (
                 f"`{text}`",
-                *(f"{of(found.evaluation, kind):.2g}, {of(found.shift, kind):.2g}" for kind in KINDS),
-                *(f"{of(found.recalibration, kind):.2g}" for kind in KINDS),
-                spread(found.weights, [weights(each) for each in figures]),
-                spread(found.outputs, [outputs(each) for each in figures]),
+                f"{max(found.evaluation.values()):.1g}",
+                *(f"{of(found, kind):.2g}" for kind in KINDS),
+                *(spread(found, metric, facts) for metric in METRICS),
                 f"{seconds:.0f}",
             )
         )
 
 
-def of(values: dict[str, float], kind: str) -> float:
-    """The largest of one kind's metrics; NaN where there is none."""
-    return max((value for name, value in values.items() if name.startswith(kind)), default=math.nan)
+def of(noise: Noise, kind: str) -> float:
+    """The largest standard deviation of one kind's metrics; NaN where nothing was recalibrated."""
+    found = (part.deviation for name, part in noise.recalibration.items() if name.startswith(kind))
+    return max(found, default=math.nan)
 
 
-def weights(figures: Figures) -> list[float]:
-    """Log weight errors, layer by layer."""
-    assert figures.facts is not None
-    return [math.log(layer.weight_error or math.nan) for layer in figures.facts.layers]
-
-
-def outputs(figures: Figures) -> list[float]:
-    """Log output errors, block by block."""
-    assert figures.facts is not None
-    return [math.log(block.output_error) for block in figures.facts.blocks]
-
-
-def spread(pooled: float | None, logs: Sequence[Sequence[float]]) -> str:
+def spread(noise: Noise, metric: str, facts: Sequence[ArtifactFacts]) -> str:
     """The pooled standard deviation and the largest of a layer or block."""
+    pooled = noise.recalibration.get(metric)
     if pooled is None:
         return "none"
-    return f"{pooled:.2g}, {max(statistics.stdev(each) for each in zip(*logs, strict=True)):.2g}"
+    logs = [logarithms(each, metric) for each in facts]
+    worst = max(statistics.stdev(each) for each in zip(*logs, strict=True))
+    return f"{pooled.deviation:.2g}, {worst:.2g}"
+
+
+def logarithms(facts: ArtifactFacts, metric: str) -> list[float]:
+    """Of errors or gains, layer by layer or block by block."""
+    return [math.log(error) for error in facts.errors(metric).values()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,57 +190,52 @@ BLOCK = "model.layers.2."
 
 
 def faults(runner: Runner, specs: Sequence[str]) -> Iterator[str]:
-    """A row a spec and fault: how log errors rise, over the seven Linears of one block in turn."""
-    yield from heads(
-        ("spec", "fault of one layer", "log weight error: median (range)", "log output error: median (range)")
-    )
+    """A row a spec and fault: how logarithms rise, the median over the Linears of one block in turn."""
+    titles = (f"log {metric.removeprefix('artifact/')}: median (range)" for metric in METRICS)
+    yield from heads(("spec", "fault of one layer", *titles))
     for text in specs:
         spec = QuantSpec.parse(text)
         artifact = runner.artifact(MODEL, spec)
-        layers = [name for name in artifact.weights if name.startswith(BLOCK)]
         sound = compare(runner, artifact)
-        planted = {
-            fault: {name: change(artifact.weights[name].decode()) for name in layers}
-            for fault, change in FAULTS.items()
-        }
-        if refusal(less := fewer(spec), METHODS.entry(spec.method).capabilities) is None:
-            other = runner.artifact(MODEL, less)
-            planted[FEWER] = {name: other.weights[name].decode() for name in layers}
-        for fault, changed in planted.items():
-            if any(weight.isnan().any() for weight in changed.values()):
-                continue
+        for fault, changed in planted(runner, spec, artifact).items():
             found = [
                 compare(runner, replace(artifact, weights={**artifact.weights, name: Dense(weight)}))
                 for name, weight in changed.items()
             ]
-            yield row((f"`{text}`", fault, *rises(sound, found)))
+            yield row((f"`{text}`", fault, *(rises(sound, found, metric) for metric in METRICS)))
 
 
-def fewer(spec: QuantSpec) -> QuantSpec:
-    """The spec with a bit fewer; below 2 bits one that no method supports."""
-    return replace(spec, bits=max(spec.bits - 1, 0.5))
+def planted(runner: Runner, spec: QuantSpec, artifact: Artifact) -> dict[str, dict[str, Tensor]]:
+    """By fault, what each layer of the block then decodes to; faults that the format cannot have are none."""
+    layers = {name: packed.decode() for name, packed in artifact.weights.items() if name.startswith(BLOCK)}
+    made = {fault: {name: change(each) for name, each in layers.items()} for fault, change in FAULTS.items()}
+    less = replace(spec, bits=max(spec.bits - 1, 0.5))
+    if refusal(less, METHODS.entry(spec.method).capabilities) is None:
+        other = runner.artifact(MODEL, less)
+        made[FEWER] = {name: other.weights[name].decode() for name in layers}
+    return {
+        fault: changed
+        for fault, changed in made.items()
+        if not any(weight.isnan().any() for weight in changed.values())
+    }
 
 
-def compare(runner: Runner, artifact: Artifact) -> tuple[list[float], list[float]]:
-    """Log errors of an artifact's layers and blocks."""
-    loaded = runner.loaded(MODEL)
+def compare(runner: Runner, artifact: Artifact) -> ArtifactFacts:
+    """The facts of an artifact, fed as much as a gate is."""
+    loaded, windows = runner.loaded(MODEL), runner.calibration(MODEL)
     module = artifact.apply(loaded.fresh()).eval()
-    windows = torch.from_numpy(runner.calibration(MODEL).inputs[:2].copy())
-    facts = compared(inspect(module), module, loaded.model, artifact.parameters, windows)
-    figures = Figures({}, facts, 0.0, False)
-    return weights(figures), outputs(figures)
+    fed = torch.from_numpy(windows.first(FED_TOKENS // windows.length).inputs.copy())
+    return compared(inspect(module), module, loaded.model, artifact.parameters, fed)
 
 
-def rises(
-    sound: tuple[list[float], list[float]], found: Sequence[tuple[list[float], list[float]]]
-) -> Iterator[str]:
-    """The largest rise of any layer, and of any block, for each fault."""
-    for which in range(2):
-        changes = [
-            max((new - old for new, old in zip(each[which], sound[which], strict=True)), key=abs)
-            for each in found
-        ]
-        yield f"{statistics.median(changes):.2g} ({min(changes):.2g} to {max(changes):.2g})"
+def rises(sound: ArtifactFacts, found: Sequence[ArtifactFacts], metric: str) -> str:
+    """The largest change of any layer, or any block, over the faults: median and range."""
+    before = logarithms(sound, metric)
+    changes = [
+        max((new - old for new, old in zip(logarithms(each, metric), before, strict=True)), key=abs)
+        for each in found
+    ]
+    return f"{statistics.median(changes):.2g} ({min(changes):.2g} to {max(changes):.2g})"
 
 
 def main() -> None:
@@ -256,8 +249,8 @@ def main() -> None:
     specs = options.specs.split(",")
     with tempfile.TemporaryDirectory() as folder:
         measuring = runner(options.cache or Path(folder))
-        publish(list(noises(measuring, specs, options.recalibrations)), "noise", options.into)
         publish(list(faults(measuring, specs)), "faults", options.into)
+        publish(list(noises(measuring, specs, options.recalibrations)), "noise", options.into)
 
 
 if __name__ == "__main__":

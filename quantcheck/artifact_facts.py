@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 WEIGHTS, OUTPUTS = "artifact/weights", "artifact/outputs"
+GAINS, ROWS = "artifact/gains", "artifact/rows"
 DECODE = "decode"
 """Torch's own product with the decoded weight, in the place of a kernel's name."""
 
@@ -33,6 +34,9 @@ class LayerFacts:
         weight_error: ``||W^ - W||^2 / ||W||^2`` (Frobenius) of the decoded weight, without adapter, from the
             full-precision one with the scales that the method folded into it; ``None`` where it was not
             compared, or what was folded is not known.
+        gain: ``<W^, W> / ||W||^2`` likewise: a scale that is off moves it, and hardly anything else does.
+        row_error: the largest relative squared error of a row (of a channel, where `weight_error` is that of
+            products) likewise: it tells of what is wrong with one row only.
     """
 
     name: str
@@ -47,6 +51,8 @@ class LayerFacts:
     digest: str = ""
     differs: bool | None = None
     weight_error: float | None = None
+    gain: float | None = None
+    row_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -135,10 +141,12 @@ class ArtifactFacts:
         return any(layer.differs for layer in self.layers)
 
     def errors(self, metric: str) -> Mapping[str, float]:
-        """Errors by the name of the layer (`WEIGHTS`) or block (`OUTPUTS`), where they are known."""
+        """Errors by the name of the block (`OUTPUTS`) or layer (`WEIGHTS`, `GAINS`, `ROWS`), where known."""
         if metric == OUTPUTS:
             return {block.name: block.output_error for block in self.blocks}
-        return {layer.name: layer.weight_error for layer in self.layers if layer.weight_error is not None}
+        field = {WEIGHTS: "weight_error", GAINS: "gain", ROWS: "row_error"}[metric]
+        errors = {layer.name: getattr(layer, field) for layer in self.layers}
+        return {name: error for name, error in errors.items() if error is not None}
 
     def without_activations(self, act_bits: int | None) -> tuple[str, ...]:
         """Names of the quantized Linears whose inputs are not rounded to ``act_bits``."""

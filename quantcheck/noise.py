@@ -10,17 +10,25 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from quantcheck.artifact_facts import OUTPUTS, WEIGHTS
+from quantcheck.artifact_facts import GAINS, OUTPUTS, ROWS, WEIGHTS
 from quantcheck.errors import QuantizationError
 from quantcheck.measurement import Measurement
 from quantcheck.results import Figures
 
 Measured = Mapping[str, Measurement]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A standard deviation, and the degrees of freedom it was estimated with."""
+
+    deviation: float
+    freedom: int
 
 
 @dataclass(frozen=True)
@@ -31,24 +39,14 @@ class Noise:
         evaluation: by metric, the largest change of any single item's outcome when the same artifact is
             measured again, in the outcomes' unit.
         shift: by metric, the largest change of the mean outcome likewise.
-        recalibration: by metric, the sample standard deviation of the mean outcome over all calibrations,
-            the accepted one among them; empty for methods that read no calibration data.
-        calibrations: number of all calibrations, the accepted one among them.
-        weights: standard deviation over calibrations of log `LayerFacts.weight_error`, pooled over layers
-            (root mean square); ``None`` where nothing is recalibrated, or no error is known.
-        layers_df: its degrees of freedom: layers times calibrations beside the first.
-        outputs: the same of log `BlockFacts.output_error`, pooled over blocks.
-        blocks_df: its degrees of freedom.
+        recalibration: by metric, how its mean outcome spreads over all calibrations, the accepted one among
+            them; of layers and blocks the logarithm, pooled (root mean square). Empty for methods that read
+            no calibration data; a metric whose logarithms are not known is left out.
     """
 
     evaluation: dict[str, float]
     shift: dict[str, float]
-    recalibration: dict[str, float] = field(default_factory=dict)
-    calibrations: int = 1
-    weights: float | None = None
-    layers_df: int = 0
-    outputs: float | None = None
-    blocks_df: int = 0
+    recalibration: dict[str, Spread] = field(default_factory=dict)
 
     def spread(self, metric: str) -> tuple[float | None, int]:
         """Standard deviation over calibrations of a metric's mean, or of the logarithm of a layer's error.
@@ -56,12 +54,8 @@ class Noise:
         Returns:
             It and its degrees of freedom; ``None`` and 0 where nothing was recalibrated.
         """
-        if metric == WEIGHTS:
-            return self.weights, self.layers_df
-        if metric == OUTPUTS:
-            return self.outputs, self.blocks_df
-        deviation = self.recalibration.get(metric)
-        return deviation, 0 if deviation is None else self.calibrations - 1
+        found = self.recalibration.get(metric)
+        return (None, 0) if found is None else (found.deviation, found.freedom)
 
     def dumps(self) -> str:
         """The JSON text."""
@@ -70,7 +64,9 @@ class Noise:
     @classmethod
     def loads(cls, text: str) -> Noise:
         """Read back what `dumps` wrote."""
-        return cls(**json.loads(text))
+        raw = json.loads(text)
+        spreads = {metric: Spread(**spread) for metric, spread in raw["recalibration"].items()}
+        return cls(raw["evaluation"], raw["shift"], spreads)
 
 
 def noise(accepted: Figures, repeated: Sequence[Measured], recalibrated: Sequence[Figures]) -> Noise:
@@ -85,19 +81,16 @@ def noise(accepted: Figures, repeated: Sequence[Measured], recalibrated: Sequenc
         QuantizationError: a figure is not finite.
         ValueError: a metric was measured on other items.
     """
+    evaluation, shift = _evaluation(accepted.measurements, repeated)
     if not recalibrated:
-        return Noise(*_evaluation(accepted.measurements, repeated))
+        return Noise(evaluation, shift)
     figures = (accepted, *recalibrated)
-    found = [each.facts for each in figures if each.facts is not None]
-    layers = [{layer.name: layer.weight_error for layer in facts.layers} for facts in found]
-    blocks = [{block.name: block.output_error for block in facts.blocks} for facts in found]
-    return Noise(
-        *_evaluation(accepted.measurements, repeated),
-        _recalibration([each.measurements for each in figures]),
-        len(figures),
-        *_log_spread(layers),
-        *_log_spread(blocks),
-    )
+    spreads = _recalibration([each.measurements for each in figures])
+    facts = [each.facts for each in figures if each.facts is not None]
+    for metric in (WEIGHTS, GAINS, ROWS, OUTPUTS):
+        if spread := _log_spread([each.errors(metric) for each in facts]):
+            spreads[metric] = spread
+    return Noise(evaluation, shift, spreads)
 
 
 def _evaluation(
@@ -113,12 +106,14 @@ def _evaluation(
     return largest, shift
 
 
-def _recalibration(figures: Sequence[Measured]) -> dict[str, float]:
+def _recalibration(figures: Sequence[Measured]) -> dict[str, Spread]:
     first, *others = figures
     for name, one in first.items():
         for other in others:
             _refuse_others(one, other[name])
-    return {name: statistics.stdev(each[name].mean for each in figures) for name in first}
+    return {
+        name: Spread(statistics.stdev(each[name].mean for each in figures), len(others)) for name in first
+    }
 
 
 def _refuse_others(one: Measurement, other: Measurement) -> None:
@@ -131,15 +126,13 @@ def _refuse_others(one: Measurement, other: Measurement) -> None:
         )
 
 
-def _log_spread(errors: Sequence[Mapping[str, float | None]]) -> tuple[float | None, int]:
-    """The pooled standard deviation of log errors; those not known, or not above 0, are left out."""
-    logs = [list(_logs(each[name] for each in errors)) for name in errors[0]]
-    complete = [each for each in logs if len(each) == len(errors)]
-    if not complete:
-        return None, 0
-    variance = statistics.fmean(statistics.variance(each) for each in complete)
-    return math.sqrt(variance), len(complete) * (len(errors) - 1)
-
-
-def _logs(errors: Iterable[float | None]) -> Iterable[float]:
-    return (math.log(error) for error in errors if error is not None and 0 < error < math.inf)
+def _log_spread(errors: Sequence[Mapping[str, float]]) -> Spread | None:
+    """How log errors spread, pooled over names; those that are not above 0 everywhere are left out."""
+    variances = []
+    for name in errors[0]:
+        values = [each.get(name, 0.0) for each in errors]
+        if all(0 < value < math.inf for value in values):
+            variances.append(statistics.variance(map(math.log, values)))
+    if not variances:
+        return None
+    return Spread(math.sqrt(statistics.fmean(variances)), len(variances) * (len(errors) - 1))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from models.tiny import save_tiny_llama
 
+from quantcheck.artifact_facts import GAINS, OUTPUTS, ROWS, WEIGHTS
 from quantcheck.cache import Cache
 from quantcheck.errors import DataError
 from quantcheck.metrics.catalog import MetricPlan, TextPlan, builtin_calibration, plan_metrics
@@ -64,7 +65,6 @@ def test_a_method_that_reads_no_data_is_only_evaluated_again(runner: Runner, mod
     assert tuple(found.evaluation) == tuple(found.shift) == METRICS
     assert all(0 <= change < 1e-4 for change in found.evaluation.values())
     assert found.recalibration == {}
-    assert found.spread("artifact/weights") == (None, 0)
 
 
 def test_a_calibrated_method_moves_with_its_samples(runner: Runner, model: ModelSpec) -> None:
@@ -73,9 +73,10 @@ def test_a_calibrated_method_moves_with_its_samples(runner: Runner, model: Model
     for name in METRICS:
         means = [each.measurements[name].mean for each in figures]
         assert found.spread(name) == (pytest.approx(np.std(means, ddof=1)), 2)
-    assert found.recalibration["ppl/eval"] > 1e-4
-    assert found.spread("artifact/weights")[1] == 2 * 14 and found.spread("artifact/outputs")[1] == 2 * 2
-    assert (found.weights or 0) > 1e-3 and (found.outputs or 0) > 1e-3
+    assert found.recalibration["ppl/eval"].deviation > 1e-4
+    layers = {name: spread.freedom for name, spread in found.recalibration.items() if name not in METRICS}
+    assert layers == {WEIGHTS: 2 * 14, GAINS: 2 * 14, ROWS: 2 * 14, OUTPUTS: 2 * 2}
+    assert all(found.recalibration[name].deviation > 1e-4 for name in layers)
 
 
 def test_noise_is_measured_once(runner: Runner, model: ModelSpec) -> None:
@@ -154,6 +155,7 @@ def test_the_builtin_models_noise_is_small_against_what_quantizing_costs(tmp_pat
     found = measured_noise(runner, builtin, spec, 3)
     cost = runner.figures(builtin, spec).measurements["kld/encyclopedia"].mean
     assert found.evaluation["kld/encyclopedia"] < 1e-4
-    assert 0 < found.recalibration["kld/encyclopedia"] < 0.2 * cost
-    assert 0 < (found.weights or 1) < 0.1 and found.layers_df == 35 * 3
-    assert 0 < (found.outputs or 1) < 0.2 and found.blocks_df == 5 * 3
+    spreads = {name: spread.deviation for name, spread in found.recalibration.items()}
+    assert 0 < spreads["kld/encyclopedia"] < 0.2 * cost
+    assert 0 < 5 * spreads[GAINS] < spreads[WEIGHTS] < 0.1
+    assert 0 < spreads[OUTPUTS] < 0.2

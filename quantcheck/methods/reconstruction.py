@@ -8,6 +8,8 @@ no scale changes. Where norms took up scales, such a pair has one error, that of
 
     sum_j ||d^_j u^_j' - d_j u_j'||^2 / sum_j ||d_j||^2 ||u_j||^2
 
+The gain ``<W^, W> / ||W||^2`` and the largest error of a row, or of a channel, come of the same sums.
+
 *Outputs.* What each decoder block adds to its input, against what the full-precision block adds to the same
 input: ``||B^(h) - B(h)||^2 / ||B(h) - h||^2``, where full-precision blocks made h of calibration windows.
 Folded scales do not matter to it, errors do not pile up from block to block, and adapters and rounded
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,16 @@ from quantcheck.methods.artifact import same_bits, tensors_digest
 from quantcheck.methods.linear import QuantizedLinear
 from quantcheck.methods.parts.folding import MLP_PAIR, NORM_PAIRS, VALUE_PAIR, Pair
 from quantcheck.methods.parts.walk import block_inputs, decoder_blocks, decoder_linears, forward_block
+
+
+@dataclass(frozen=True)
+class WeightError:
+    """How far a decoded weight lies from the full-precision one, as `LayerFacts` tells it."""
+
+    weight_error: float
+    gain: float
+    row_error: float
+
 
 _SCALED = {f"{pair.writer}.weight" for pair in NORM_PAIRS} | {
     f"{pair.writer}.bias" for pair in (VALUE_PAIR, MLP_PAIR)
@@ -52,14 +64,14 @@ def compared(
         windows: int64 tokens [n, length] to feed the blocks; ``None``: none.
 
     Returns:
-        ``facts`` with ``differs`` and ``weight_error`` of each layer, ``beside`` and ``blocks``.
+        ``facts`` with ``differs`` and errors of each layer, ``beside`` and ``blocks``.
     """
     linears, errors = decoder_linears(reference), weight_errors(model, reference, parameters)
     layers = tuple(
         replace(
             layer,
             differs=not same_bits(_weight(model, layer.name), linears[layer.name].weight),
-            weight_error=errors.get(layer.name),
+            **(asdict(errors[layer.name]) if layer.name in errors else {}),
         )
         for layer in facts.layers
     )
@@ -70,8 +82,8 @@ def compared(
 @torch.no_grad()
 def weight_errors(
     model: nn.Module, reference: nn.Module, parameters: Mapping[str, Tensor]
-) -> dict[str, float]:
-    """The relative squared error of each quantized Linear's decoded weight, by module path.
+) -> dict[str, WeightError]:
+    """The error of each quantized Linear's decoded weight, by module path.
 
     Left out are all Linears where the method changed a parameter outside of the blocks, and those of a block
     where it changed another one than norm gains and the biases that go with them: the weights may have taken
@@ -80,7 +92,7 @@ def weight_errors(
     paths = [f"model.layers.{index}." for index in range(len(decoder_blocks(reference)))]
     if not all(name.startswith(tuple(paths)) for name in parameters):
         return {}
-    errors: dict[str, float] = {}
+    errors: dict[str, WeightError] = {}
     for path, quantized, block in zip(paths, decoder_blocks(model), decoder_blocks(reference), strict=True):
         changed = {
             name.removeprefix(path): tensor for name, tensor in parameters.items() if name.startswith(path)
@@ -117,8 +129,8 @@ class _Block:
     reference: nn.Module
     changed: Mapping[str, Tensor]
 
-    def errors(self) -> dict[str, float]:
-        """Relative squared errors by the Linears' paths within the block."""
+    def errors(self) -> dict[str, WeightError]:
+        """Errors by the Linears' paths within the block."""
         scales = dict(self._scales())
         paths = [path for path, part in self.quantized.named_modules() if isinstance(part, QuantizedLinear)]
         pairs = [pair for pair in self._pairs() if {pair.writer, *pair.readers} <= set(paths)]
@@ -160,29 +172,41 @@ class _Block:
 
 
 @torch.no_grad()
-def relative_error(decoded: Tensor, exact: Tensor) -> float:
-    """``||decoded - exact||^2 / ||exact||^2``, 0 where both are 0."""
-    return _share(_squares(decoded - exact), _squares(exact))
+def relative_error(decoded: Tensor, exact: Tensor) -> WeightError:
+    """How far ``decoded`` [rows, in] lies from ``exact``."""
+    apart = decoded - exact
+    error, along, whole = (_inner(*pair, dim=1) for pair in ((apart, apart), (apart, exact), (exact, exact)))
+    return _weight_error(error, along, whole)
 
 
 @torch.no_grad()
-def product_error(writer: tuple[Tensor, Tensor], reader: tuple[Tensor, Tensor]) -> float:
-    """The relative squared error of the channels' products; scales between the two Linears do not matter.
+def product_error(writer: tuple[Tensor, Tensor], reader: tuple[Tensor, Tensor]) -> WeightError:
+    """How far the channels' products lie apart; scales between the two Linears do not matter.
 
     Args:
         writer: decoded and full-precision weight, [channels, in], of the Linear that writes the channels.
         reader: those of the Linear that reads them, [out, channels].
     """
-    written, read = (_products(*writer, dim=1), _products(*reader, dim=0))
-    both, mixed, exact = (u * d for u, d in zip(written, read, strict=True))
-    return _share(float((both - 2 * mixed + exact).sum()), float(exact.sum()))
+    products = []
+    for left, right in ((0, 0), (0, 1), (1, 1)):
+        written = _inner(writer[left], writer[right], dim=1)
+        products.append(written * _inner(reader[left], reader[right], dim=0))
+    decoded, mixed, whole = products
+    return _weight_error(decoded - 2 * mixed + whole, mixed - whole, whole)
 
 
-def _products(decoded: Tensor, exact: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Inner products of each channel with itself and its counterpart, float64 [channels]."""
-    operands = ((decoded, decoded), (decoded, exact), (exact, exact))
-    norm, mixed, whole = ((left * right).sum(dim, dtype=torch.float64) for left, right in operands)
-    return norm, mixed, whole
+def _inner(left: Tensor, right: Tensor, dim: int) -> Tensor:
+    return (left * right).sum(dim, dtype=torch.float64)
+
+
+def _weight_error(error: Tensor, along: Tensor, whole: Tensor) -> WeightError:
+    """Sum up rows: squared errors, inner products of the error with the exact row, and the row's squares."""
+    rows = torch.where(whole == 0, torch.where(error == 0, 0.0, math.inf), error / whole)
+    return WeightError(
+        _share(float(error.sum()), float(whole.sum())),
+        1 + _share(float(along.sum()), float(whole.sum())),
+        float(rows.max()),
+    )
 
 
 def _beside(model: nn.Module, reference: nn.Module) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import astuple
 
 import pytest
 import torch
@@ -55,8 +56,10 @@ def test_weight_errors_are_of_the_decoded_weights(llama: LlamaForCausalLM, spec:
     for layer in facts.layers:
         weight = llama.get_submodule(layer.name).weight.detach().double()
         decoded = artifact.weights[layer.name].decode().double()
-        expected = ((decoded - weight).norm() / weight.norm()) ** 2
-        assert layer.weight_error == pytest.approx(float(expected), rel=1e-5)
+        apart, whole = (decoded - weight).square(), weight.square()
+        assert layer.weight_error == pytest.approx(float(apart.sum() / whole.sum()), rel=1e-5)
+        assert layer.row_error == pytest.approx(float((apart.sum(1) / whole.sum(1)).max()), rel=1e-5)
+        assert layer.gain == pytest.approx(float((decoded * weight).sum() / whole.sum()), rel=1e-6)
         assert layer.differs
 
 
@@ -76,7 +79,9 @@ def test_folded_scales_are_no_error(llama: LlamaForCausalLM, windows: Tensor, be
     scaled = Artifact("rtn-w8", 1, rounded.weights, parameters)
     facts = facts_of(llama, scaled, windows)
     for layer in facts.layers:
-        own = relative_error(rounded.weights[layer.name].decode(), model.get_submodule(layer.name).weight)
+        own = relative_error(
+            rounded.weights[layer.name].decode(), model.get_submodule(layer.name).weight
+        ).weight_error
         assert layer.weight_error is not None
         if layer.name.endswith(("up_proj", "down_proj")):
             assert 0.5 * own < layer.weight_error < 4 * own
@@ -102,11 +107,14 @@ def test_awq_and_smoothquant_are_compared_with_what_they_rounded(
 def test_the_error_of_products_is_that_of_the_products(seed: int, out: int, mid: int, into: int) -> None:
     writers, readers = random(2, mid, into, seed=seed), random(2, out, mid, seed=seed + 1)
     decoded, exact = (readers[at].T[:, :, None] * writers[at][:, None, :] for at in (0, 1))
-    expected = float((decoded - exact).square().sum() / exact.square().sum())
-    assert product_error(tuple(writers), tuple(readers)) == pytest.approx(expected, rel=1e-4)
+    apart, whole = (decoded - exact).square().sum((1, 2)), exact.square().sum((1, 2))
+    expected = [float(apart.sum() / whole.sum()), float((decoded * exact).sum() / whole.sum())]
+    expected += [float((apart / whole).max())]
+    found = astuple(product_error(tuple(writers), tuple(readers)))
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
     scale = random(mid, seed=seed + 2).exp()
     moved = (writers[0] / scale[:, None], writers[1]), (readers[0] * scale, readers[1])
-    assert product_error(*moved) == pytest.approx(expected, rel=1e-3)
+    assert astuple(product_error(*moved)) == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
 
 def test_values_are_paired_with_what_reads_them_where_heads_share_none(windows: Tensor) -> None:
@@ -162,6 +170,20 @@ def test_a_fault_shows_in_its_own_layer_and_block_alone(llama: LlamaForCausalLM,
     assert sound.blocks[1].output_error < faulty.blocks[1].output_error
 
 
+def test_a_scale_that_is_off_shows_in_the_gain_and_one_bad_row_in_the_rows(llama: LlamaForCausalLM) -> None:
+    artifact = artifact_of(llama, "rtn-w4")
+    sound = facts_of(llama, artifact).layers[-1]
+    scales = artifact.weights[LAYER].tensors()["scales"]
+    scales.mul_(1.02)
+    scaled = facts_of(llama, artifact).layers[-1]
+    scales.div_(1.02)
+    scales[3] *= -1
+    bad = facts_of(llama, artifact).layers[-1]
+    assert (sound.name, scaled.name, bad.name) == (LAYER,) * 3
+    assert scaled.gain == pytest.approx(1.02 * (sound.gain or 0), rel=1e-5)
+    assert (bad.row_error or 0) > 3 > 30 * (sound.row_error or 1)
+
+
 def test_an_adapter_counts_for_outputs_and_digests_not_for_weights(
     llama: LlamaForCausalLM, windows: Tensor
 ) -> None:
@@ -202,8 +224,8 @@ def test_nan_reaches_the_errors(llama: LlamaForCausalLM, windows: Tensor) -> Non
 
 def test_nothing_to_err_about_is_no_error() -> None:
     nothing = torch.zeros(2, 3)
-    assert relative_error(nothing, nothing) == 0
-    assert relative_error(nothing + 1, nothing) == math.inf
+    assert astuple(relative_error(nothing, nothing)) == (0, 1, 0)
+    assert astuple(relative_error(nothing + 1, nothing)) == (math.inf, 1, math.inf)
 
 
 def test_unquantized_layers_have_no_error(llama: LlamaForCausalLM) -> None:

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantcheck.artifact_facts import ArtifactFacts, BlockFacts
+from quantcheck.artifact_facts import GAINS, OUTPUTS, ROWS, WEIGHTS, ArtifactFacts, BlockFacts
 from quantcheck.errors import QuantizationError
-from quantcheck.noise import Noise, noise
+from quantcheck.noise import Noise, Spread, noise
 from quantcheck.results import Figures
 from unit.builders import LAYERS, layer, measured
 
 PPL = "ppl/web"
-ARTIFACT = ("artifact/weights", "artifact/outputs")
+ARTIFACT = (WEIGHTS, OUTPUTS)
 OUTCOMES = st.lists(st.floats(0, 9), min_size=3, max_size=3)
 ERRORS = st.lists(st.floats(1e-6, 1), min_size=2, max_size=2)
 
@@ -29,7 +29,10 @@ def figures(
     outputs: Sequence[float] = (),
 ) -> Figures:
     """One metric, two layers, and blocks, with these outcomes and errors."""
-    layers = tuple(layer(name, weight_error=error) for name, error in zip(LAYERS, weights, strict=True))
+    layers = tuple(
+        layer(name, weight_error=error, gain=error, row_error=None)
+        for name, error in zip(LAYERS, weights, strict=True)
+    )
     blocks = tuple(BlockFacts(str(at), error) for at, error in enumerate(outputs))
     return Figures({PPL: measured(PPL, outcomes)}, ArtifactFacts(LAYERS, layers, blocks=blocks), 0.0, False)
 
@@ -65,13 +68,15 @@ def test_spreads_are_those_of_numpy(
         logs = np.log([each[at] for each in calibrations])
         pooled = math.sqrt(np.var(logs, axis=0, ddof=1).mean())
         assert found.spread(metric) == (pytest.approx(pooled, abs=1e-9), 2 * (count - 1))
+    assert found.spread(GAINS) == found.spread(WEIGHTS)
+    assert found.spread(ROWS) == (None, 0)
 
 
 @pytest.mark.parametrize("unknown", [None, 0.0, math.inf])
 def test_errors_without_a_logarithm_are_left_out(unknown: float | None) -> None:
     found = noise(figures(weights=(0.1, 0.2)), [], [figures(weights=(0.2, unknown))])
-    assert found.spread("artifact/weights") == (pytest.approx(math.log(2) / math.sqrt(2)), 1)
-    assert found.spread("artifact/outputs") == (None, 0)
+    assert found.spread(WEIGHTS) == (pytest.approx(math.log(2) / math.sqrt(2)), 1)
+    assert found.spread(OUTPUTS) == (None, 0)
 
 
 def test_another_item_set_is_no_noise() -> None:
@@ -91,5 +96,5 @@ def test_a_figure_that_is_not_finite_is_refused(outcomes: tuple[float, ...]) -> 
 @settings(max_examples=30)
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 99))
 def test_noise_comes_back_bit_by_bit(one: float, other: float, freedom: int) -> None:
-    found = Noise({PPL: one}, {PPL: other}, {PPL: one}, 4, other, freedom, None, 0)
+    found = Noise({PPL: one}, {PPL: other}, {PPL: Spread(one, freedom)})
     assert Noise.loads(found.dumps()) == found
