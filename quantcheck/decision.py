@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import quantcheck
-from quantcheck.artifact_facts import OUTPUTS, WEIGHTS, ArtifactFacts
+from quantcheck.artifact_facts import GAINS, OUTPUTS, ROWS, WEIGHTS, ArtifactFacts
 from quantcheck.baseline import Figure
 from quantcheck.changelog import NOT_GIVEN, Change, who
 from quantcheck.errors import QuantizationError
@@ -35,12 +35,14 @@ if TYPE_CHECKING:
     from quantcheck.session import GateSession
 
 BPW = "bpw"
-VERSIONS = {BPW: 1, WEIGHTS: 1, OUTPUTS: 1}
+VERSIONS = {BPW: 1, WEIGHTS: 1, GAINS: 1, ROWS: 1, OUTPUTS: 1}
 """Metrics of what is stored, which need no evaluation."""
 
 _PROTOCOLS = {
     BPW: "all bits of all stored tensors over the weights of the decoder Linears",
     WEIGHTS: "relative squared error of each decoded weight",
+    GAINS: "gain of each decoded weight over the full-precision one",
+    ROWS: "largest relative squared error of a row of each decoded weight",
     OUTPUTS: "relative squared error of what each decoder block adds to full-precision inputs",
 }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import quantcheck
-from quantcheck.artifact_facts import OUTPUTS, WEIGHTS
+from quantcheck.artifact_facts import GAINS, OUTPUTS, ROWS, WEIGHTS
 from quantcheck.baseline import BaselineFile, read_baseline
 from quantcheck.decision import BPW, decide
 from quantcheck.errors import DataError
@@ -129,7 +129,7 @@ class GateSession:
         Outputs of blocks are compared on the calibration text, for every method, where there is one.
         """
         outputs = () if self.calibration(model) is None else (OUTPUTS,)
-        return (WEIGHTS, *outputs, BPW, *self.plan(model).metrics)
+        return (WEIGHTS, GAINS, ROWS, *outputs, BPW, *self.plan(model).metrics)
 
     def vanished(self, model: ModelSpec, spec: QuantSpec) -> list[str]:
         """Accepted metrics, of the built-in model or a given text, that this run ought to produce."""

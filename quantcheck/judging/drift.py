@@ -19,11 +19,18 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcheck.artifact_facts import GAINS, OUTPUTS, ROWS, WEIGHTS
 from quantcheck.judging.evidence import AcceptedFigure, Drift, Evidence, Finding, Verdict
 from quantcheck.measurement import Measurement
 from quantcheck.statistics.band import reach
 
 NOISE_FACTOR = 10.0
+_TOLD = {
+    WEIGHTS: ("error", "layers"),
+    GAINS: ("gain", "layers"),
+    ROWS: ("worst row's error", "layers"),
+    OUTPUTS: ("output error", "blocks"),
+}
 HONEST = 0.01
 """How often an honest recalibration may lie beyond the band, over all layers."""
 
@@ -83,23 +90,27 @@ def _beyond(worse: float, margin: float) -> Finding | None:
 
 
 def _layers(evidence: Evidence, candidate: Measurement, baseline: AcceptedFigure) -> Drift:
-    assert evidence.artifact is not None
-    names = tuple(evidence.artifact.errors(candidate.metric))
     margin = _margin(evidence, baseline, HONEST / (2 * candidate.n))
     changes = _log_ratios(candidate, baseline)
-    worst = int(np.argmax(np.abs(changes)))
-    change = float(changes[worst])
+    change = float(changes[np.argmax(np.abs(changes))])
     if other := _other_codes(evidence, baseline):
         return Drift(change, margin, (Verdict.REGRESSED, other))
-    beyond = int((np.abs(changes) > margin).sum())
-    if not beyond:
+    if not (np.abs(changes) > margin).any():
         return Drift(change, margin)
-    reason = (
-        f"the error of {beyond} of {candidate.n} layers is beyond the band of {math.expm1(margin):.2%} "
-        f"around the accepted one, {names[worst]} most: {math.expm1(change):+.2%}"
-    )
-    return Drift(
-        change, margin, (Verdict.REGRESSED if (changes > margin).any() else Verdict.IMPROVED, reason)
+    # A gain is off in either direction.
+    worse = evidence.metric == GAINS or (changes > margin).any()
+    verdict = Verdict.REGRESSED if worse else Verdict.IMPROVED
+    return Drift(change, margin, (verdict, _told(evidence, changes, margin)))
+
+
+def _told(evidence: Evidence, changes: NDArray[np.float64], margin: float) -> str:
+    assert evidence.artifact is not None
+    beyond, worst = int((np.abs(changes) > margin).sum()), int(np.argmax(np.abs(changes)))
+    name = tuple(evidence.artifact.errors(evidence.metric))[worst]
+    what, items = _TOLD[evidence.metric]
+    return (
+        f"the {what} of {beyond} of {changes.size} {items} is beyond the band of {math.expm1(margin):.2%} "
+        f"around the accepted one, {name} most: {math.expm1(changes[worst]):+.2%}"
     )
 
 

@@ -32,6 +32,8 @@ def layer(name: str = LAYERS[0], **changes: Any) -> LayerFacts:
         digest=f"{len(name):08x}",
         differs=True,
         weight_error=0.01,
+        gain=0.99,
+        row_error=0.05,
     )
     return replace(right, **changes)
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantcheck.artifact_facts import WEIGHTS, ArtifactFacts
+from quantcheck.artifact_facts import GAINS, OUTPUTS, WEIGHTS, ArtifactFacts
 from quantcheck.gate import AcceptedFigure, Bounds, Evidence, Judgement, Verdict, judge
 from quantcheck.judging.drift import HONEST, NOISE_FACTOR
 from quantcheck.outcomes import pack, tolerance, unpack
@@ -148,9 +148,26 @@ def test_every_layer_keeps_its_error(errors: list[float], verdict: str, change: 
 def test_the_layer_that_moved_most_is_named() -> None:
     found = layers([0.0102, 0.0306], accepted(WEIGHTS, [0.01, 0.03]), bounds=Bounds(None, 0.01, ""))
     assert found.reasons == (
-        f"the error of 2 of 2 layers is beyond the band of 1.01% around the accepted one, "
+        "the error of 2 of 2 layers is beyond the band of 1.01% around the accepted one, "
         f"{LAYERS[0]} most: +2.00%",
     )
+
+
+@pytest.mark.parametrize("gain", [1.021, 0.979])
+def test_a_gain_is_off_in_either_direction(gain: float) -> None:
+    then = accepted(GAINS, [1.0, 1.0])
+    then = replace(then, mean=1.0)
+    found = judged(
+        GAINS, [1.0, gain], then, artifact=other_artifact(), bounds=Bounds(None, math.log(1.02), "")
+    )
+    assert found.verdict is Verdict.REGRESSED
+    assert found.reasons[0].startswith("the gain of 1 of 2 layers is beyond the band of 2.00%")
+
+
+def test_blocks_are_told_as_blocks() -> None:
+    found = judged(OUTPUTS, [0.02, 0.05], accepted(OUTPUTS, [0.02, 0.04]), bounds=Bounds(None, 0.1, ""))
+    assert "the output error of 1 of 2 blocks is" in found.reasons[0]
+    assert "model.layers.1 most: +25.00%" in found.reasons[0]
 
 
 def test_no_error_then_and_now_is_no_change_and_one_out_of_nothing_is() -> None:
