@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from quantcheck.artifact_facts import ArtifactFacts
 from quantcheck.measurement import Measurement, PairedDifference
+from quantcheck.published import Match
 from quantcheck.statistics.bound import ALARM, Answer, Bound
 
 
@@ -108,6 +109,7 @@ class Evidence:
         alarm: level of a false alarm at this gate, its share of the run's budget.
         data_free: whether the method reads nothing but the weights.
         kernels: that layers were to be computed by; empty: by their decoded weights.
+        published: the published figure that the candidate's was compared with, ``None`` when there is none.
     """
 
     metric: str
@@ -121,6 +123,7 @@ class Evidence:
     alarm: float = ALARM
     data_free: bool = False
     kernels: tuple[str, ...] = ()
+    published: Match | None = None
 
 
 @dataclass(frozen=True)
