@@ -107,12 +107,12 @@ class ArtifactFacts:
     @property
     def bpw(self) -> float:
         """Stored bits over weights of the quantized Linears; NaN when there are none."""
-        return _ratio(sum(layer.stored_bits for layer in self.layers), self._weights)
+        return _ratio(sum(layer.stored_bits for layer in self.layers), self.weights)
 
     @property
     def nominal_bits(self) -> float:
         """Advertised bits per weight, averaged over weights; NaN when nothing is quantized."""
-        return _ratio(math.fsum(layer.nominal_bits * layer.weights for layer in self.layers), self._weights)
+        return _ratio(math.fsum(layer.nominal_bits * layer.weights for layer in self.layers), self.weights)
 
     @property
     def finite(self) -> bool:
@@ -158,7 +158,8 @@ class ArtifactFacts:
         return bool(self.expected_layers) and not self.unquantized and self.decoded and self.levels_respected
 
     @property
-    def _weights(self) -> int:
+    def weights(self) -> int:
+        """Number of weights of the quantized Linears."""
         return sum(layer.weights for layer in self.layers)
 
 

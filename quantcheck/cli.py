@@ -64,7 +64,7 @@ def _published(options: argparse.Namespace) -> bool:
         print("\n\n".join(_tables(files, options.method)))
         return False
     run = read_run(options.record)
-    found = [entry for entry in rendered.beside(files, run) if _chosen(entry.figure, options.method)]
+    found = [entry for entry in rendered.beside(files, run) if _chosen(entry.match.figure, options.method)]
     if not found:
         raise QuantcheckError(
             f"no gate of {options.record} has a published figure: figures are found by model "
@@ -72,7 +72,7 @@ def _published(options: argparse.Namespace) -> bool:
             f"metric, such as {files[0].model}/gptq-w4-g128/ppl/wikitext2"
         )
     print("\n".join(rendered.lines(found)))
-    return any(entry.finding.answer is Answer.WORSE for entry in found)
+    return any(entry.match.finding.answer is Answer.WORSE for entry in found)
 
 
 def _tables(files: Sequence[Published], glob: str) -> Iterator[str]:

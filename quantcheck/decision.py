@@ -16,14 +16,22 @@ from quantcheck.errors import QuantizationError
 from quantcheck.gate import judge
 from quantcheck.judging.evidence import AcceptedFigure, Evidence, Judgement, Verdict
 from quantcheck.judging.guards import not_quantized
-from quantcheck.known_gates import expect
-from quantcheck.measurement import Measurement, PairedDifference, digest, measurement
+from quantcheck.known_gates import KnownGate, expect
+from quantcheck.measurement import (
+    Measurement,
+    PairedDifference,
+    digest,
+    measurement,
+    paired_difference,
+    pairs,
+)
 from quantcheck.methods import METHODS
 from quantcheck.noise import Noise
 from quantcheck.options import in_ci
 from quantcheck.outcomes import pack
 from quantcheck.plan import Cell
 from quantcheck.provenance import library_versions, machine, made_key, same_codes
+from quantcheck.published import Match, RunFigure, decisive, matches
 from quantcheck.record import GateRecord, figure_fields
 from quantcheck.report.figures import figure as shown
 from quantcheck.results import Figures
@@ -52,6 +60,30 @@ def decide(session: GateSession, runner: Runner, cell: Cell, snapshot: SnapshotA
     return _Decision(session, runner, cell).record(snapshot)
 
 
+def gather(session: GateSession, runner: Runner, cell: Cell) -> Evidence:
+    """Measure one gate without judging it; raises `QuantizationError` where nothing could be quantized."""
+    return _Decision(session, runner, cell).evidence()
+
+
+def where(session: GateSession, runner: Runner, cell: Cell) -> dict[str, Any]:
+    """The fields of a record that say which cell it is, what it ran on, and what is known of it."""
+    known = listed(session, runner, cell)
+    return {
+        "model": cell.model.name,
+        "spec": str(cell.spec),
+        "metric": cell.metric,
+        "tier": session.settings.tier,
+        "device": runner.device,
+        "dtype": runner.basis(cell.model, cell.spec).dtype,
+        **(known.fields if known else {}),
+    }
+
+
+def listed(session: GateSession, runner: Runner, cell: Cell) -> KnownGate | None:
+    """The entry of a gate among the known failures."""
+    return session.known_gates.get((cell.id, session.settings.tier, runner.device))
+
+
 def stored(facts: ArtifactFacts, metric: str) -> tuple[Measurement | None, Measurement | None]:
     """A metric of what is stored, and its reference: of bits per weight the nominal ones, of errors none."""
     if metric == BPW:
@@ -74,17 +106,23 @@ class _Decision:
         self.settings, self.spec = session.settings, cell.spec
         self.bounds = session.policy.bounds(str(cell.spec), cell.metric)
         self.basis = runner.basis(cell.model, cell.spec)
+        self._where = where(session, runner, cell)
         file = session.baseline_file(cell.model.name, runner.device, str(cell.spec))
         self.figure = file.get(self.settings.tier, cell.metric) if file else None
         self.made = file.made[self.figure.made] if file and self.figure else {}
-        self.known = session.known_gates.get((cell.id, self.settings.tier, runner.device))
+        self.known = listed(session, runner, cell)
+
+    def evidence(self) -> Evidence:
+        facts = self.runner.facts(self.cell.model, self.spec)
+        figures = self._figures(facts)
+        return self._evidence(figures.facts or facts, *self._measured(figures))
 
     def record(self, snapshot: SnapshotAssertion) -> GateRecord:
         try:
             facts = self.runner.facts(self.cell.model, self.spec)
         except QuantizationError as error:
             judgement = expect(Judgement(Verdict.NOT_QUANTIZED, (str(error),)), self.known)
-            return GateRecord(**self._where(), **figure_fields(judgement, self.bounds, None, None))
+            return GateRecord(**self._where, **figure_fields(judgement, self.bounds, None, None))
         figures = self._figures(facts)
         measured, compared = self._measured(figures)
         facts = figures.facts or facts
@@ -97,10 +135,12 @@ class _Decision:
                 accepted = self._accept(facts, measured, judgement.difference, before, snapshot)
         judgement = expect(judgement, self.known, measured=measured is not None)
         return GateRecord(
-            **self._where(),
+            **self._where,
             baseline=self.figure.value if self.figure and not accepted else None,
+            published=evidence.published.citation if evidence.published and not accepted else None,
             bpw=facts.bpw if facts.layers else None,
             nominal_bits=facts.nominal_bits if facts.layers else None,
+            weights=facts.weights if facts.layers else None,
             notes=facts.notes,
             artifact=facts.digest,
             seconds=0.0 if figures.reused else figures.seconds,
@@ -142,29 +182,36 @@ class _Decision:
             self.session.alarm,
             same_codes=not (needs.calibrated or needs.tuned) or same_codes(self.made, self.runner.device),
             kernels=self.settings.kernels,
+            published=None if self.figure else self._published(measured, compared),
         )
 
     def _worth_accepting(self, judgement: Judgement, facts: ArtifactFacts) -> bool:
         """A figure within its margin stays as it is, unless it was measured on another artifact.
 
-        So does a known failure's: accepting it would hide what is listed.
+        Where a published figure passed the gate, there is none yet. A known failure's stays, too: accepting
+        it would hide what is listed.
         """
         if self.known is not None:
             return False
-        other = self.figure is not None and self.figure.artifact != facts.digest
+        other = self.figure is None or self.figure.artifact != facts.digest
         return judgement.verdict.updatable or (judgement.verdict.green and other)
 
-    def _where(self) -> dict[str, Any]:
-        """The fields of a record that say which cell it is, and what it ran on."""
-        return {
-            "model": self.cell.model.name,
-            "spec": str(self.spec),
-            "metric": self.cell.metric,
-            "tier": self.settings.tier,
-            "device": self.runner.device,
-            "dtype": self.basis.dtype,
-            **(self.known.fields if self.known else {}),
-        }
+    def _published(self, measured: Measurement | None, compared: Measurement | None) -> Match | None:
+        """What is published of this model, spec and metric, and what it says of the figure."""
+        if measured is None or compared is None or not pairs(measured, compared):
+            return None
+        stderr, source = paired_difference(measured, compared).stderr, self.cell.model.source
+        run = RunFigure(
+            self.cell.model.name,
+            source,
+            str(self.spec),
+            self.cell.metric,
+            measured.value,
+            compared.value,
+            stderr,
+            measured.n,
+        )
+        return decisive(matches(self.session.published, run))
 
     def _accept(
         self,

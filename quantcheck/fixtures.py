@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from quantcheck.models.load import LoadedModel
     from quantcheck.record import GateRecord
+    from quantcheck.spec import QuantSpec
     from quantcheck.state import QuantizedModel, State
 
 
@@ -56,6 +57,9 @@ def quantized_model(pytestconfig: pytest.Config) -> Callable[..., QuantizedModel
 def gate(request: pytest.FixtureRequest, snapshot: SnapshotAssertion) -> Callable[..., list[GateRecord]]:
     """Gate a quantized model: ``gate(model, metric="*")`` fails unless every metric that matches is green.
 
+    ``gate(model, metric="*", against="rtn-w3")`` fails where it is worse than that spec, by the metrics of
+    the orderings that the policy names.
+
     Returns the records, one a metric. With ``--snapshot-update`` the figures become the accepted baseline
     where their floors hold.
 
@@ -65,12 +69,14 @@ def gate(request: pytest.FixtureRequest, snapshot: SnapshotAssertion) -> Callabl
     """
     state = _state(request.config)
 
-    def decide(model: QuantizedModel, metric: str = "*") -> list[GateRecord]:
+    def decide(
+        model: QuantizedModel, metric: str = "*", against: str | QuantSpec | None = None
+    ) -> list[GateRecord]:
         __tracebackhide__ = True
         try:
-            records = [
-                state.decide(request.node, model, name, snapshot) for name in _matching(state, model, metric)
-            ]
+            other = None if against is None else state.session.spec(against)
+            names = _matching(state, model, metric, other)
+            records = [state.decide(request.node, model, name, snapshot, other) for name in names]
         except QuantcheckError as error:
             pytest.fail(f"{model.model}/{model.spec}: {error}", pytrace=False)
         if failure := state.failure(records):
@@ -80,10 +86,12 @@ def gate(request: pytest.FixtureRequest, snapshot: SnapshotAssertion) -> Callabl
     return decide
 
 
-def _matching(state: State, model: QuantizedModel, metric: str) -> list[str]:
+def _matching(state: State, model: QuantizedModel, metric: str, against: QuantSpec | None) -> list[str]:
     session = state.session
     # An accepted metric that nothing measures any more is asked for, too, and judged as vanished.
     known = (*session.metrics(model.model), *session.vanished(model.model, model.spec))
+    if against is not None:
+        known = session.ordered(model.model, model.spec, against)
     found = [name for name in known if fnmatchcase(name, metric)]
     if not found:
         from quantcheck.registry import did_you_mean

@@ -2,7 +2,8 @@
 
 Two bounds decide. The *floor* limits how much worse than the full-precision reference the model may be;
 accepting a baseline never moves it. The *drift* limits how much worse than the last accepted baseline it may
-be (`quantcheck.judging.drift`). A margin is compared as it is, never rounded.
+be (`quantcheck.judging.drift`); where none was accepted, a published figure decides instead, if there is one
+(`quantcheck.judging.unaccepted`). A margin is compared as it is, never rounded.
 
 The floor is tested (`quantcheck.statistics`), since the items are a sample: accuracies by flips of items,
 exactly, all else by the mean of windows; items that share a document, passage or subject count as one. It
@@ -11,6 +12,8 @@ beyond it, and cannot be told otherwise. Comparisons are written so that a NaN f
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,6 +29,7 @@ from quantcheck.judging.evidence import (
     Verdict,
 )
 from quantcheck.judging.guards import non_finite, not_quantized
+from quantcheck.judging.unaccepted import unaccepted
 from quantcheck.measurement import Measurement, PairedDifference, differences, paired_difference
 from quantcheck.statistics.accuracy import Flips, flips
 from quantcheck.statistics.bound import ALPHA, Answer, Bound, Comparison, bound, decide
@@ -39,7 +43,9 @@ __all__ = [
     "FloorTest",
     "Judgement",
     "Verdict",
+    "finding",
     "judge",
+    "tested",
 ]
 
 
@@ -57,14 +63,12 @@ def judge(evidence: Evidence) -> Judgement:
     difference = paired_difference(candidate, evidence.reference)
     test = _test(evidence, candidate)
     floor = _floor(evidence, test)
-    if baseline is None:
-        reasons = ("no accepted baseline", *([floor[1]] if floor else []))
-        return Judgement(Verdict.NO_BASELINE, reasons, difference, test=test)
-    if baseline.stale:
+    if baseline is not None and baseline.stale:
         return Judgement(Verdict.STALE_BASELINE, baseline.stale, difference, test=test)
-    drifted = drift(evidence, candidate, baseline)
-    found = [finding for finding in (floor, drifted.finding) if finding]
-    found.sort(key=lambda finding: list(Verdict).index(finding[0]))
+    drifted = None if baseline is None else drift(evidence, candidate, baseline)
+    other = unaccepted(evidence.published) if drifted is None else drifted.finding
+    found = [each for each in (floor, other) if each]
+    found.sort(key=lambda each: list(Verdict).index(each[0]))
     verdict = found[0][0] if found else Verdict.PASS
     return Judgement(verdict, tuple(reason for _, reason in found), difference, drifted, test)
 
@@ -75,18 +79,24 @@ def _test(evidence: Evidence, candidate: Measurement) -> FloorTest | None:
         return None
     if candidate.kind.exact:
         return _counted(paired_difference(candidate, evidence.reference), floor)
-    compared = _comparison(candidate, evidence.reference)
-    found = bound(compared, floor, alarm=evidence.alarm)
-    guessing = _guesses(evidence.reference) is not None
-    answer = Answer.CANNOT_TELL if guessing else decide(found, floor)
-    undecided = answer is Answer.CANNOT_TELL and not guessing
+    test = tested(_comparison(candidate, evidence.reference), floor, evidence.alarm)
+    if _guesses(evidence.reference) is None:
+        return test
+    return replace(test, answer=Answer.CANNOT_TELL, needed=None, p_worse=None)
+
+
+def tested(compared: Comparison, margin: float, alarm: float) -> FloorTest:
+    """Test a paired comparison against a margin, from both sides; ``alarm`` is the level of a false WORSE."""
+    found = bound(compared, margin, alarm=alarm)
+    answer = decide(found, margin)
+    undecided = answer is Answer.CANNOT_TELL
     return FloorTest(
         answer,
         found,
         compared.harmful if isinstance(compared, Flips) else None,
         compared.beneficial if isinstance(compared, Flips) else None,
-        compared.needed(floor, evidence.alarm, ALPHA) if undecided else None,
-        None if guessing else compared.p_worse(floor),
+        compared.needed(margin, alarm, ALPHA) if undecided else None,
+        compared.p_worse(margin),
     )
 
 
@@ -113,20 +123,28 @@ def _floor(evidence: Evidence, test: FloorTest | None) -> Finding | None:
         return None
     if guessing := _guesses(evidence.reference):
         return Verdict.INCONCLUSIVE, guessing
+    assert evidence.bounds.floor is not None
+    return finding(test, evidence.bounds.floor)
+
+
+def finding(
+    test: FloorTest, margin: float, *, than: str = "the reference", limit: str = "the floor"
+) -> Finding | None:
+    """What a test says, in words: worse ``than`` what, and by which ``limit``; ``None`` where it is held."""
+    found = test.bound
     if test.answer is Answer.NOT_WORSE:
         return None
-    found, floor = test.bound, evidence.bounds.floor
     if test.answer is Answer.WORSE:
         sure = f", {found.lower:.6g} at least" if found.lower < found.estimate else ""
         return (
             Verdict.BELOW_FLOOR,
-            f"{found.estimate:.6g} worse than the reference{sure}, the floor allows {floor:.6g}",
+            f"{found.estimate:.6g} worse than {than}{sure}, {limit} allows {margin:.6g}",
         )
     how_many = f"about {test.needed} items would decide" if test.needed else "no number of items would decide"
     return (
         Verdict.INCONCLUSIVE,
-        f"the difference lies between {found.lower:.6g} and {found.upper:.6g}, on either side of the floor "
-        f"of {floor:.6g}: {_sample(found)} cannot tell, {how_many}",
+        f"the difference lies between {found.lower:.6g} and {found.upper:.6g}, on either side of {limit} "
+        f"of {margin:.6g}: {_sample(found)} cannot tell, {how_many}",
     )
 
 

@@ -32,7 +32,7 @@ from quantcheck.judging.evidence import Judgement, Verdict
 from quantcheck.known import FILE, WILDCARDS, read_entries
 from quantcheck.measurement import KINDS
 from quantcheck.plan import DEVICES, TIERS
-from quantcheck.spec import QuantSpec
+from quantcheck.spec import OVER, QuantSpec
 from quantcheck.statistics.bound import Answer
 
 KEYS = ("id", "tier", "device", "verdict", "reason", "issue")
@@ -132,7 +132,8 @@ def _subject(id: str) -> str:
 def _as_listed(judgement: Judgement, listed: Verdict) -> bool:
     if listed is not Verdict.BELOW_FLOOR:
         return judgement.verdict is listed
-    missed = judgement.test is not None and judgement.test.answer is Answer.WORSE
+    floor = judgement.test is not None and judgement.test.answer is Answer.WORSE
+    missed = floor or judgement.verdict is listed  # the published figure was missed, not the floor
     drifted = judgement.drift is not None and judgement.drift.finding is not None
     return missed and not drifted and judgement.verdict in {listed, *NEVER_STORED}
 
@@ -154,7 +155,7 @@ def _exact(id: str) -> bool:
     model, _, rest = id.partition("/")
     spec, _, metric = rest.partition("/")
     try:
-        spelled = str(QuantSpec.parse(spec)) == spec
+        spelled = all(str(QuantSpec.parse(each)) == each for each in spec.split(OVER))
     except SpecError:
         return False
     kind = metric.partition("/")[0]

@@ -14,7 +14,7 @@ from typing import Any
 
 from quantcheck.errors import SpecError
 from quantcheck.registry import Capabilities, Registry, did_you_mean
-from quantcheck.spec import GRIDS, ModelSpec, QuantSpec, refusal
+from quantcheck.spec import GRIDS, ModelSpec, QuantSpec, gate_id, refusal
 
 TIERS = ("smoke", "standard", "full")
 DEVICES = ("cpu", "cuda")
@@ -26,16 +26,28 @@ GROUP_SIZES: tuple[int | None, ...] = (None, 128)
 
 @dataclass(frozen=True)
 class Cell:
-    """One gate to decide."""
+    """One gate to decide.
+
+    Attributes:
+        model, spec, metric: what is measured.
+        against: the spec that it ought not to be worse than, for an ordering; ``None``: full precision.
+    """
 
     model: ModelSpec
     spec: QuantSpec
     metric: str
+    against: QuantSpec | None = None
 
     @property
     def id(self) -> str:
-        """``model/spec/metric``: the parameter part of the test id."""
-        return f"{self.model}/{self.spec}/{self.metric}"
+        """The parameter part of the test id."""
+        return gate_id(str(self.model), str(self.spec), self.metric, str(self.against or ""))
+
+    @property
+    def measured(self) -> tuple[Cell, ...]:
+        """The gates whose figures decide it: its own, and that of the spec it is compared with."""
+        specs = (self.spec, self.against) if self.against else (self.spec,)
+        return tuple(Cell(self.model, spec, self.metric) for spec in specs)
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -43,7 +55,8 @@ class Cell:
         marks = ["quantcheck"]
         if self.spec.ultra_low_bit:
             marks.append("ultra_low_bit")
-        if self.spec.bits == CANARY and self.spec.group_size is None and not self.spec.options:
+        plain = self.against is None and self.spec.group_size is None and not self.spec.options
+        if self.spec.bits == CANARY and plain:
             marks.append("canary")
         return tuple(marks)
 

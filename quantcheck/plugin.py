@@ -30,6 +30,7 @@ __all__ = ["gate", "quantized_model", "reference_model"]
 STATE = pytest.StashKey["State"]()
 EXTENSIONS = pytest.StashKey["Extensions"]()
 RUN_FOLDER = pytest.StashKey[str]()
+CELLS = ("quantcheck_cell", ORDERING := "quantcheck_ordering")
 SUITES = ("quantcheck", "codec", "kernel")
 MARKERS = (
     "quantcheck: every gate of the matrix",
@@ -103,14 +104,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if any(metafunc.definition.get_closest_marker(mark) for mark in ("codec", "kernel")):
         with _usage_errors(pytest.Collector.CollectError):
             extend(metafunc.config)
-    if "quantcheck_cell" not in metafunc.fixturenames:
+    name = next((name for name in CELLS if name in metafunc.fixturenames), None)
+    if name is None:
         return
     with _usage_errors(pytest.Collector.CollectError):
-        cells = get_state(metafunc.config).session.cells
+        every = get_state(metafunc.config).session.cells
+    cells = [cell for cell in every if (cell.against is not None) is (name == ORDERING)]
     # Globs may choose codecs and kernels alone; pytest refuses to parametrize with nothing.
     nothing = [pytest.param(None, id="nothing-asked-for", marks=pytest.mark.quantcheck)]
     metafunc.parametrize(
-        "quantcheck_cell",
+        name,
         [
             pytest.param(
                 cell,

@@ -5,6 +5,7 @@
 why. A margin may also be given for one metric by its name, which counts before that of its kind. Margins
 of perplexity and of layers' errors are ratios (1.2 is 20 % more), all others are differences in the metric's
 own unit.
+``[[ordering]]`` entries name specs that ought not to be worse than others (`quantcheck.orderings.named`).
 See ``docs/verdicts.md``.
 """
 
@@ -21,6 +22,8 @@ from typing import Any
 from quantcheck.errors import BaselineError
 from quantcheck.judging.evidence import Bounds
 from quantcheck.measurement import KINDS, kind_of
+from quantcheck.orderings import NamedOrdering, read_named
+from quantcheck.spec import QuantSpec
 
 SCHEMA = 1
 
@@ -42,10 +45,11 @@ class PolicyCell:
 
 @dataclass(frozen=True)
 class Policy:
-    """All cells of a policy file, in their order."""
+    """All cells of a policy file, in their order, and the orderings that it names."""
 
     path: Path
     cells: tuple[PolicyCell, ...]
+    orderings: tuple[NamedOrdering, ...] = ()
 
     def bounds(self, spec_id: str, metric: str) -> Bounds:
         """The bounds of one gate, in the outcomes' unit.
@@ -63,13 +67,32 @@ class Policy:
         floor = None if floorless else _margin(cell.floor, metric, spec_id, "floor", self.path)
         return Bounds(floor, drift, cell.reason)
 
+    def naming(self, better: QuantSpec, worse: QuantSpec) -> tuple[NamedOrdering, ...]:
+        """The entries that say of two specs that one is not worse than the other.
+
+        Raises:
+            BaselineError: none does.
+        """
+        pair = better, worse
+        found = tuple(entry for entry in self.orderings if pair in entry.pairs(pair))
+        if not found:
+            raise BaselineError(
+                f"{self.path}: no ordering says that {better} is not worse than {worse}; add an [[ordering]] "
+                f"with its metric, margin and reason"
+            )
+        return found
+
+    def ordering(self, better: QuantSpec, worse: QuantSpec, metric: str) -> NamedOrdering:
+        """The first of these that is about a metric, which `naming` must have been asked for."""
+        return next(entry for entry in self.naming(better, worse) if entry.covers(metric))
+
 
 def read_policy(path: Path) -> Policy:
     """Read and check a policy file.
 
     Raises:
         BaselineError: not TOML, another schema, an unknown key or kind, a margin that is not a positive
-            finite number, or no reason.
+            finite number, no reason, or an ordering that `read_named` refuses.
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -82,9 +105,8 @@ def read_policy(path: Path) -> Policy:
     cells = raw.get("cell")
     if not isinstance(cells, list) or not cells:
         raise BaselineError(f"policy {path} has no [[cell]]; without margins no gate can decide")
-    return Policy(
-        path, tuple(_cell(entry, f"{path}, cell {number}") for number, entry in enumerate(cells, 1))
-    )
+    checked = tuple(_cell(entry, f"{path}, cell {number}") for number, entry in enumerate(cells, 1))
+    return Policy(path, checked, read_named(raw.get("ordering", []), path))
 
 
 def _cell(entry: Any, where: str) -> PolicyCell:

@@ -6,14 +6,17 @@ import importlib.util
 import os
 from collections.abc import Sequence
 
-from quantcheck.errors import DataError, MissingPackageError, QuantcheckError
+from quantcheck.errors import BaselineError, DataError, MissingPackageError, QuantcheckError
 from quantcheck.known_gates import check_current
 from quantcheck.methods import METHODS
 from quantcheck.models.instructions import read_instructions, trained_adapters
 from quantcheck.models.source import resolve_model
 from quantcheck.models.text import read_documents
 from quantcheck.options import Settings, in_ci
-from quantcheck.plan import DEVICES, Cell
+from quantcheck.orderings.named import STAR, NamedOrdering, matches
+from quantcheck.plan import DEVICES, Cell, candidates, exact_spec
+from quantcheck.policy import Policy
+from quantcheck.registry import did_you_mean
 from quantcheck.session import GateSession
 from quantcheck.spec import ModelSpec, QuantSpec
 
@@ -34,6 +37,7 @@ def preflight(session: GateSession, models: Sequence[ModelSpec], selected: Seque
     _check_reports(settings)
     _check_kernels(settings)
     policy = session.policy
+    _check_orderings(policy)
     check_current(session.known_gates.values(), settings.tier, (cell.id for cell in session.cells))
     if (
         any(cell.metric.startswith("acc/") for cell in selected)
@@ -127,6 +131,30 @@ def _check_kernels(settings: Settings) -> None:
         from quantcheck.methods.computing import kernels_by_name
 
         kernels_by_name(settings.kernels)
+
+
+def _check_orderings(policy: Policy) -> None:
+    """An entry that names no spec at all would gate nothing, and nobody would see it."""
+    known = [
+        spec
+        for name in METHODS.names()
+        for spec, why in candidates(name, METHODS.entry(name).capabilities, "full")
+        if why is None
+    ]
+    for entry in policy.orderings:
+        for pattern in entry.sides:
+            if STAR not in pattern:
+                _check_named(entry, pattern)
+            elif not any(matches(pattern, spec) for spec in known):
+                hint = did_you_mean(pattern, map(str, known))
+                raise BaselineError(f"policy {entry.where}: {pattern!r} matches no spec of any tier{hint}")
+
+
+def _check_named(entry: NamedOrdering, spec_id: str) -> None:
+    try:
+        exact_spec(METHODS, spec_id)
+    except QuantcheckError as error:
+        raise BaselineError(f"policy {entry.where}: {error}") from error
 
 
 def _check_texts(session: GateSession, model: ModelSpec, selected: Sequence[Cell]) -> None:

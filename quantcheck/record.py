@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from quantcheck.judging.evidence import Bounds, Judgement, Verdict
-from quantcheck.measurement import Measurement, kind_of
-from quantcheck.outcomes import pack, pack_labels
+from quantcheck.measurement import Measurement, kind_of, measurement
+from quantcheck.orderings import Ordering
+from quantcheck.outcomes import pack, pack_labels, unpack, unpack_labels
+from quantcheck.published import Citation
+from quantcheck.spec import gate_id
 
 SCHEMA = 1
 
@@ -21,6 +24,8 @@ class GateRecord:
 
     Attributes:
         model, spec, metric, tier: which cell.
+        against: the spec that stands in place of full precision, for an ordering that the policy names; else
+            empty.
         device, dtype: kind of device and dtype that the models computed in.
         verdict: a `quantcheck.gate.Verdict`.
         reasons: the sentences behind it.
@@ -37,11 +42,14 @@ class GateRecord:
         harmful, beneficial: items that only the reference, or only the candidate, got right; accuracies
             alone.
         baseline: the accepted figure.
+        published: the published figure that decided, or could not tell, where none was accepted.
         drift, drift_margin: from the baseline, outcomes' unit, positive is worse; the margin that decided.
         bpw, nominal_bits: counted from the stored tensors, and of the spec.
         notes: what the method did otherwise than asked for, its documented fallbacks.
         items, protocol: what was scored and how.
-        outcomes, clusters: of each item and which belong together, as `quantcheck.outcomes` packs them.
+        outcomes, reference_outcomes, clusters: of each item and which belong together, as
+            `quantcheck.outcomes` packs them.
+        weights: number of quantized weights of the model.
         artifact: digest of what was stored for the quantized model.
         seconds: spent on this gate's figure, 0 when it was reused.
         quantize_seconds: that quantizing took when it was done.
@@ -58,6 +66,7 @@ class GateRecord:
     device: str
     dtype: str
     verdict: Verdict
+    against: str = ""
     reasons: tuple[str, ...] = ()
     value: float | None = None
     stderr: float | None = None
@@ -75,13 +84,16 @@ class GateRecord:
     harmful: int | None = None
     beneficial: int | None = None
     baseline: float | None = None
+    published: Citation | None = None
     drift: float | None = None
     drift_margin: float | None = None
     bpw: float | None = None
     nominal_bits: float | None = None
+    weights: int | None = None
     items: str = ""
     protocol: str = ""
     outcomes: str = ""
+    reference_outcomes: str = ""
     clusters: str = ""
     artifact: str = ""
     seconds: float = 0.0
@@ -95,8 +107,8 @@ class GateRecord:
 
     @property
     def id(self) -> str:
-        """``model/spec/metric``, as in the test id."""
-        return f"{self.model}/{self.spec}/{self.metric}"
+        """``model/spec/metric``, as in the test id; of an ordering ``model/spec-over-against/metric``."""
+        return gate_id(self.model, self.spec, self.metric, self.against)
 
     @property
     def unit(self) -> str:
@@ -116,7 +128,7 @@ class GateRecord:
     def to_json(self) -> dict[str, Any]:
         """Plain values; a non-finite number becomes its name, since JSON has none."""
         values = {**asdict(self), "unit": self.unit, "higher_is_better": self.higher_is_better}
-        return {key: _plain(value) for key, value in values.items()}
+        return _plainly(values)
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> GateRecord:
@@ -131,8 +143,23 @@ class GateRecord:
                 "verdict": Verdict(raw["verdict"]),
                 "reasons": tuple(raw["reasons"]),
                 "notes": tuple(raw.get("notes", ())),
+                "published": _citation(raw.get("published")),
             }
         )
+
+    def measurements(self) -> tuple[Measurement | None, Measurement | None]:
+        """Outcomes of the quantized model and of its reference, as near as kept; ``None`` where not."""
+        return (
+            self._measurement(self.outcomes, self.value),
+            self._measurement(self.reference_outcomes, self.reference),
+        )
+
+    def _measurement(self, packed: str, value: float | None) -> Measurement | None:
+        if not packed or value is None:
+            return None
+        mean = math.log(value) if kind_of(self.metric).log else value
+        outcomes, labels = unpack(packed, self.n, mean), unpack_labels(self.clusters)
+        return measurement(self.metric, outcomes, self.items, self.protocol, version=0, clusters=labels)
 
 
 @dataclass(frozen=True)
@@ -144,6 +171,7 @@ class RunRecord:
         header: what was under test: tier, seed, device, dtype, models with digests, counts of the matrix.
         libraries, machine: versions and where it ran.
         gates: in the order in which they ended up sorted: failures first, then by id.
+        orderings: what ought not to be the worse of two, and whether it is; notes beside the verdicts.
     """
 
     created: str
@@ -152,9 +180,10 @@ class RunRecord:
     libraries: Mapping[str, str]
     machine: Mapping[str, str]
     gates: Sequence[GateRecord] = field(default_factory=tuple)
+    orderings: Sequence[Ordering] = field(default_factory=tuple)
 
     def dumps(self) -> str:
-        """The JSON text, one gate a line, keys sorted."""
+        """The JSON text, one gate and one ordering a line, keys sorted."""
         head = {
             "schema": SCHEMA,
             "quantcheck": self.quantcheck,
@@ -164,8 +193,10 @@ class RunRecord:
             "machine": dict(self.machine),
             "verdicts": self.counts(),
         }
-        gates = ",\n".join(json.dumps(gate.to_json(), sort_keys=True) for gate in self.gates)
-        return json.dumps(head, sort_keys=True)[:-1] + ',\n"gates": [\n' + gates + "\n]}\n"
+        gates = [gate.to_json() for gate in self.gates]
+        orderings = [_plainly(asdict(each)) for each in self.orderings]
+        lists = f"{_listed('gates', gates)}{_listed('orderings', orderings)}"
+        return f"{json.dumps(head, sort_keys=True)[:-1]}{lists}}}\n"
 
     def counts(self) -> dict[str, int]:
         """How many gates ended in each verdict; verdicts that did not occur are left out."""
@@ -201,6 +232,7 @@ def figure_fields(
         "items": measured.items if measured else "",
         "protocol": measured.protocol if measured else "",
         "outcomes": pack(measured) if measured else "",
+        "reference_outcomes": pack(reference) if reference else "",
         "clusters": pack_labels(measured.clusters) if measured else "",
         "policy": bounds.reason,
     }
@@ -224,6 +256,19 @@ _NUMBERS = {
     "bpw",
     "nominal_bits",
 }
+
+
+def _listed(name: str, entries: Iterable[Mapping[str, Any]]) -> str:
+    lines = ",\n".join(json.dumps(entry, sort_keys=True) for entry in entries)
+    return f',\n"{name}": [\n{lines}\n]'
+
+
+def _plainly(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _plain(value) for key, value in values.items()}
+
+
+def _citation(raw: Mapping[str, Any] | None) -> Citation | None:
+    return None if raw is None else Citation(**{**raw, "caveats": tuple(raw["caveats"])})
 
 
 def _plain(value: Any) -> Any:

@@ -21,10 +21,13 @@ from quantcheck.metrics.catalog import MetricPlan, builtin_calibration, builtin_
 from quantcheck.models.instructions import InstructionSource
 from quantcheck.models.text import TextSource
 from quantcheck.options import Settings
+from quantcheck.ordering_decision import decide_ordering
 from quantcheck.plan import DEVICES, Cell, Matrix, cells, exact_spec, matrix
 from quantcheck.policy import Policy, read_policy
 from quantcheck.provenance import library_versions, machine
+from quantcheck.published import Published, load, names
 from quantcheck.record import GateRecord, RunRecord
+from quantcheck.report import orderings
 from quantcheck.run_verdicts import of_the_run, shared_over
 from quantcheck.spec import ModelSpec, QuantSpec
 from quantcheck.statistics.bound import ALPHA
@@ -92,7 +95,35 @@ class GateSession:
             for spec in self.matrix.specs
             for metric in self.vanished(model, spec)
         ]
-        return (*planned, *vanished)
+        return (*planned, *vanished, *self.orderings)
+
+    @cached_property
+    def orderings(self) -> tuple[Cell, ...]:
+        """The gates of the orderings that the policy names, among the specs of this run."""
+        specs = self.matrix.specs
+        pairs = dict.fromkeys(pair for entry in self.policy.orderings for pair in entry.pairs(specs))
+        return tuple(
+            Cell(model, better, metric, worse)
+            for model in self.settings.models
+            for better, worse in pairs
+            for metric in self.ordered(model, better, worse)
+        )
+
+    def ordered(self, model: ModelSpec, better: QuantSpec, worse: QuantSpec) -> tuple[str, ...]:
+        """The metrics of a model by which the policy says that one spec is not worse than another.
+
+        Raises:
+            BaselineError: it says nothing of these two.
+        """
+        entries = self.policy.naming(better, worse)
+        return tuple(
+            metric for metric in self.metrics(model) if any(entry.covers(metric) for entry in entries)
+        )
+
+    @cached_property
+    def published(self) -> tuple[Published, ...]:
+        """The published figures, which decide where none was accepted."""
+        return tuple(map(load, names()))
 
     @property
     def alarm(self) -> float:
@@ -195,6 +226,8 @@ class GateSession:
 
     def decide(self, runner: Runner, cell: Cell, snapshot: SnapshotAssertion) -> GateRecord:
         """Measure one gate, judge it, and accept it when asked to."""
+        if cell.against is not None:
+            return decide_ordering(self, runner, cell)
         return decide(self, runner, cell, snapshot)
 
     def run_record(self, records: Sequence[GateRecord]) -> RunRecord:
@@ -203,7 +236,8 @@ class GateSession:
         gates = sorted(of_the_run(records, planned), key=lambda gate: (gate.verdict.green, gate.id))
         header = {**self.header(), "tested": shared_over(records, planned)}
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        return RunRecord(now, quantcheck.__version__, header, library_versions(), machine(), gates)
+        about = now, quantcheck.__version__, header, library_versions(), machine()
+        return RunRecord(*about, gates, orderings.found(gates))
 
     def header(self) -> dict[str, Any]:
         """What is under test, as data."""
@@ -212,7 +246,7 @@ class GateSession:
             "tier": settings.tier,
             "models": {
                 model.name: {
-                    "source": model.source if model.builtin else Path(model.source).name,
+                    "source": model.portable_source,
                     "revision": model.revision,
                 }
                 for model in settings.models

@@ -15,6 +15,8 @@ from quantcheck.registry import NAME, Capabilities
 GRIDS = ("asym", "sym", "symr")
 BUILTIN = "builtin-llama"
 ULTRA_LOW_BITS = 4
+OVER = "-over-"
+"""Between two specs of a gate's id, the first of which ought not to be the worse."""
 
 OptionValue = bool | int | float | str
 
@@ -181,8 +183,7 @@ class ModelSpec:
             raise ModelError(
                 f"{text!r} names no model; expected a folder or a hub id, optionally with @revision"
             )
-        is_hub_id = source.count("/") == 1 and not source.startswith((".", "/", "~"))
-        default = source.replace("/", "--") if is_hub_id else PurePath(source).name
+        default = source.replace("/", "--") if _is_hub_id(source) else PurePath(source).name
         name = alias if equals and "/" not in alias else default
         if not _MODEL_NAME.fullmatch(name) or _WINDOWS_DEVICE.fullmatch(name):
             raise ModelError(f"model name {name!r} cannot be a folder name; give one with NAME={source}")
@@ -195,6 +196,20 @@ class ModelSpec:
     def builtin(self) -> bool:
         """Whether this is the model that the package ships."""
         return self.source == BUILTIN
+
+    @property
+    def portable_source(self) -> str:
+        """The source without what only one machine has: a hub id as it is, a folder by its name."""
+        return self.source if _is_hub_id(self.source) else PurePath(self.source).name
+
+
+def gate_id(model: str, spec: str, metric: str, against: str = "") -> str:
+    """``model/spec/metric``, or ``model/spec-over-against/metric`` where two specs are compared."""
+    return f"{model}/{spec}{OVER if against else ''}{against}/{metric}"
+
+
+def _is_hub_id(source: str) -> bool:
+    return source.count("/") == 1 and not source.startswith((".", "/", "~"))
 
 
 def _option_refusals(spec: QuantSpec, known: Mapping[str, type]) -> Iterator[str]:

@@ -21,7 +21,7 @@ from quantcheck.plan import Cell
 from quantcheck.preflight import preflight
 from quantcheck.progress import Progress, choose_mode
 from quantcheck.provenance import machine
-from quantcheck.record import GateRecord
+from quantcheck.record import GateRecord, RunRecord
 from quantcheck.report.message import message
 from quantcheck.report.terminal import lines
 from quantcheck.session import GateSession
@@ -70,6 +70,7 @@ class State:
         self._run_folder = run_folder
         self.session = GateSession(read_settings(config))
         self.progress = self._make_progress()
+        self._made: RunRecord | None = None
 
     def close(self) -> None:
         """Release the cache."""
@@ -133,7 +134,7 @@ class State:
             DataError: gates were collected, ``complete``-ly, and none was selected.
         """
         planned = self.session.cells
-        cells = [cell for cell in map(_cell, items) if cell is not None]
+        cells = [each for cell in map(_cell, items) if cell is not None for each in cell.measured]
         if complete and not items:
             expression = f"-m {self.config.getoption('markexpr')!r} -k {self.config.getoption('keyword')!r}"
             raise DataError(
@@ -153,10 +154,16 @@ class State:
         return QuantizedModel(self, self.session.model(model), self.session.spec(spec))
 
     def decide(
-        self, item: pytest.Item, model: QuantizedModel, metric: str, snapshot: SnapshotAssertion
+        self,
+        item: pytest.Item,
+        model: QuantizedModel,
+        metric: str,
+        snapshot: SnapshotAssertion,
+        against: QuantSpec | None = None,
     ) -> GateRecord:
         """Decide one gate and keep its record with the test that asked for it."""
-        record = self.session.decide(self.runner, Cell(model.model, model.spec, metric), snapshot)
+        cell = Cell(model.model, model.spec, metric, against)
+        record = self.session.decide(self.runner, cell, snapshot)
         item.stash.setdefault(RECORDS, []).append(record)
         return record
 
@@ -177,13 +184,19 @@ class State:
     def write_reports(self, raw: Sequence[dict[str, Any]]) -> None:
         """Write every report that was asked for."""
         for target in self.session.settings.reports:
-            target.write(self.session.run_record(_records(raw)))
+            target.write(self._run_record(raw))
 
     def print_summary(self, reporter: pytest.TerminalReporter, raw: Sequence[dict[str, Any]]) -> None:
         """Print the table, failures first."""
         reporter.section("quantcheck")
-        for text, colour in lines(self.session.run_record(_records(raw))):
+        for text, colour in lines(self._run_record(raw)):
             reporter.write_line(text, **({colour: True} if colour else {}))
+
+    def _run_record(self, raw: Sequence[dict[str, Any]]) -> RunRecord:
+        """Made once for all reports: its orderings take seconds."""
+        if self._made is None or len(self._made.gates) != len(raw):
+            self._made = self.session.run_record(_records(raw))
+        return self._made
 
     def _warn(self, text: str) -> None:
         self.config.issue_config_time_warning(pytest.PytestWarning(text), stacklevel=2)
@@ -223,8 +236,8 @@ def annotate(item: pytest.Item, report: pytest.TestReport) -> None:
 
 def _cell(item: pytest.Item) -> Cell | None:
     callspec = getattr(item, "callspec", None)
-    found = callspec.params.get("quantcheck_cell") if callspec else None
-    return found if isinstance(found, Cell) else None
+    values = callspec.params.values() if callspec else ()
+    return next((value for value in values if isinstance(value, Cell)), None)
 
 
 def _records(raw: Sequence[dict[str, Any]]) -> list[GateRecord]:

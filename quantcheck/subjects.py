@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 EXAMPLES = {"smoke": 1, "standard": 3, "full": 20}
 """How many times its own number of examples a contract draws at each tier."""
 
-PARAMETERS = ("quantcheck_cell", "codec", "kernel")
+PARAMETERS = ("quantcheck_cell", "quantcheck_ordering", "codec", "kernel")
 
 
 def registered_codecs() -> list[Codec]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from quantcheck.artifact_facts import ArtifactFacts
 from quantcheck.measurement import Measurement, PairedDifference
+from quantcheck.published import Match
 from quantcheck.statistics.bound import ALARM, Answer, Bound
 
 
@@ -109,6 +110,7 @@ class Evidence:
         same_codes: whether the accepted codes must come out again, bit for bit: the method reads nothing but
             the weights, or it runs on the very machine and libraries that they were accepted on.
         kernels: that layers were to be computed by; empty: by their decoded weights.
+        published: the published figure that the candidate's was compared with, ``None`` when there is none.
     """
 
     metric: str
@@ -122,6 +124,7 @@ class Evidence:
     alarm: float = ALARM
     same_codes: bool = False
     kernels: tuple[str, ...] = ()
+    published: Match | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from quantcheck.published.answer import Citation, Match, RunFigure, decisive, matches
 from quantcheck.published.bound import Answer, Bound, Finding, bound
 from quantcheck.published.figures import (
     FULL_PRECISION,
@@ -21,14 +22,19 @@ __all__ = [
     "Answer",
     "Bound",
     "Caveat",
+    "Citation",
     "Effect",
     "Finding",
+    "Match",
     "Published",
     "PublishedFigure",
+    "RunFigure",
     "bound",
+    "decisive",
     "half_unit",
     "load",
     "loads",
+    "matches",
     "names",
     "packaged",
 ]

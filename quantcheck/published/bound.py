@@ -66,12 +66,12 @@ AVERAGED = ("acc/piqa", "acc/arc_easy", "acc/arc_challenge", "acc/hellaswag", "a
 
 
 class Answer(StrEnum):
-    """How a run compares with a published figure."""
+    """How a run compares with a published figure, the least favourable first."""
 
-    AGREES = "agrees"
     WORSE = "worse"
-    BETTER = "better"
     CANNOT_TELL = "cannot tell"
+    BETTER = "better"
+    AGREES = "agrees"
 
 
 @dataclass(frozen=True)

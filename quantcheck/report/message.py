@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from quantcheck.gate import Verdict
+from quantcheck.published import Citation
 from quantcheck.record import GateRecord
 from quantcheck.report.figures import figure, signed, with_error
 
@@ -30,17 +31,21 @@ NEXT = {
 
 def message(gate: GateRecord, machine: Mapping[str, str]) -> str:
     """A message that stands alone, several lines."""
-    lines = [f"{gate.verdict}: {gate.metric} of {gate.model} quantized by {gate.spec} ({gate.tier} tier)"]
+    over = f", which ought not to be worse than {gate.against}" if gate.against else ""
+    lines = [
+        f"{gate.verdict}: {gate.metric} of {gate.model} quantized by {gate.spec} ({gate.tier} tier){over}"
+    ]
     if gate.value is not None:
         lines.append(
             f"  measured   {figure(gate.metric, gate.value)}{_unit(gate)}, {_direction(gate)}, n = {gate.n}"
         )
     if gate.reference is not None:
-        lines.append(f"  reference  {figure(gate.metric, gate.reference)} at full precision, same items")
+        of = f"by {gate.against}" if gate.against else "at full precision"
+        lines.append(f"  reference  {figure(gate.metric, gate.reference)} {of}, same items")
     if gate.worse is not None:
         lines.append(
             f"  worse by   {with_error(gate.worse, gate.worse_stderr)} {difference_unit(gate)} "
-            f"(paired), floor {_bound(gate.floor)}"
+            f"(paired), {'margin' if gate.against else 'floor'} {_bound(gate.floor)}"
         )
     if gate.lower is not None and gate.upper is not None and gate.mde is not None:
         lines.append(
@@ -52,6 +57,8 @@ def message(gate: GateRecord, machine: Mapping[str, str]) -> str:
             f"  baseline   {figure(gate.metric, gate.baseline)}, drift {signed(gate.drift)}, margin "
             f"{_bound(gate.drift_margin)}"
         )
+    if gate.published is not None:
+        lines.append(f"  published  {published_line(gate.published)}")
     if gate.bpw is not None and gate.nominal_bits is not None:
         lines.append(f"  artifact   {gate.bpw:.3f} bits per weight stored, {gate.nominal_bits:.3g} nominal")
     lines += [f"  because    {reason}" for reason in gate.reasons]
@@ -83,6 +90,11 @@ def _mended_by(gate: GateRecord) -> Verdict:
     if gate.lower > gate.floor:
         return Verdict.BELOW_FLOOR
     return gate.verdict if gate.upper <= gate.floor else Verdict.INCONCLUSIVE
+
+
+def published_line(found: Citation) -> str:
+    """What a published figure says where no baseline was accepted."""
+    return f"{found.answer}: {found}; it decides for want of a baseline, and has no items to test a drift on"
 
 
 def difference_unit(gate: GateRecord) -> str:

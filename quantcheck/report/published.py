@@ -7,10 +7,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from quantcheck.errors import QuantcheckError
 from quantcheck.measurement import kind_of
-from quantcheck.published import Answer, Bound, Effect, Finding, Published, PublishedFigure, bound
-from quantcheck.published.bound import TASKS
+from quantcheck.published import (
+    Answer,
+    Bound,
+    Effect,
+    Match,
+    Published,
+    PublishedFigure,
+    RunFigure,
+    matches,
+)
 from quantcheck.record import GateRecord, RunRecord
 from quantcheck.report.figures import arrow, columns, figure
 
@@ -33,10 +40,7 @@ class Beside:
     """A gate of a run beside the published figure of its spec and metric."""
 
     gate: GateRecord
-    figure: PublishedFigure
-    reference: PublishedFigure
-    limits: Bound | None
-    finding: Finding
+    match: Match
 
 
 def tables(published: Published, figures: Sequence[PublishedFigure]) -> Iterator[str]:
@@ -52,29 +56,26 @@ def tables(published: Published, figures: Sequence[PublishedFigure]) -> Iterator
 def beside(published: Sequence[Published], run: RunRecord) -> Iterator[Beside]:
     """Every gate of a run whose model, spec and metric have a published figure, compared with it."""
     models: Mapping[str, Mapping[str, str]] = run.header.get("models", {})
-    for gate in run.gates:
+    for gate in (gate for gate in run.gates if not gate.against):
         source = models.get(gate.model, {}).get("source") or ""
-        for file in (file for file in published if file.is_of(gate.model, source)):
-            for found in file.of(gate.spec, gate.metric):
-                reference = file.reference(found)
-                if reference is not None:
-                    yield _compared(gate, found, reference)
+        yield from (Beside(gate, match) for match in matches(published, _run_figure(gate, source)))
 
 
 def lines(found: Sequence[Beside]) -> Iterator[str]:
     """A line for each comparison, the worse first; reasons unless the two agree; the caveats' texts last."""
-    order = (Answer.WORSE, Answer.CANNOT_TELL, Answer.BETTER, Answer.AGREES)
-    ordered = sorted(found, key=lambda entry: (order.index(entry.finding.answer), entry.gate.id))
+    order = list(Answer)
+    ordered = sorted(found, key=lambda entry: (order.index(entry.match.finding.answer), entry.gate.id))
     titles = ("answer", "gate", "published", "at full precision", "run", "at full precision", "agrees")
     head, *table = columns([titles, *map(_row, ordered)])
     yield head
     for line, entry in zip(table, ordered, strict=True):
         yield line
-        if entry.finding.answer is not Answer.AGREES:
-            yield from (f"    {reason}" for reason in entry.finding.reasons)
-            yield f"    caveats: {', '.join(caveat.id for caveat in entry.figure.caveats)}"
-    yield from _glossary(entry.figure for entry in ordered if entry.finding.answer is not Answer.AGREES)
-    counts = [(answer, sum(entry.finding.answer is answer for entry in found)) for answer in order]
+        if entry.match.finding.answer is not Answer.AGREES:
+            yield from (f"    {reason}" for reason in entry.match.finding.reasons)
+            yield f"    caveats: {', '.join(caveat.id for caveat in entry.match.figure.caveats)}"
+    telling = (entry.match for entry in ordered if entry.match.finding.answer is not Answer.AGREES)
+    yield from _glossary(match.figure for match in telling)
+    counts = [(answer, sum(entry.match.finding.answer is answer for entry in found)) for answer in order]
     yield ", ".join(f"{count} {answer}" for answer, count in counts if count)
 
 
@@ -101,32 +102,29 @@ def _arrow(metric: str) -> str:
     return arrow(not any(word in metric for word in LOWER_IS_BETTER))
 
 
-def _compared(gate: GateRecord, found: PublishedFigure, reference: PublishedFigure) -> Beside:
-    try:
-        limits = bound(found, reference, math.nan if gate.reference is None else gate.reference)
-    except QuantcheckError as error:
-        finding = Finding(Answer.CANNOT_TELL, math.nan, (str(error),))
-        return Beside(gate, found, reference, None, finding)
-    finding = limits.judge(math.nan if gate.value is None else gate.value, _stderr(gate))
-    return Beside(gate, found, reference, limits, finding)
-
-
-def _stderr(gate: GateRecord) -> float:
-    """A run over all items of a task saw what the study saw: its items are no sample of them."""
-    whole = gate.metric in TASKS and gate.n >= TASKS[gate.metric].items
-    return 0.0 if whole or gate.worse_stderr is None else gate.worse_stderr
+def _run_figure(gate: GateRecord, source: str) -> RunFigure:
+    return RunFigure(
+        gate.model,
+        source,
+        gate.spec,
+        gate.metric,
+        gate.value,
+        gate.reference,
+        gate.worse_stderr,
+        gate.n,
+    )
 
 
 def _row(entry: Beside) -> tuple[str, ...]:
     gate = entry.gate
     return (
-        entry.finding.answer.value,
+        entry.match.finding.answer.value,
         f"{gate.id} {arrow(kind_of(gate.metric).higher_is_better)}",
-        entry.figure.printed,
-        entry.reference.printed,
+        entry.match.figure.printed,
+        entry.match.reference.printed,
         figure(gate.metric, gate.value),
         figure(gate.metric, gate.reference),
-        _agrees(gate.metric, entry.limits),
+        _agrees(gate.metric, entry.match.limits),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from quantcheck.errors import QuantcheckError
 from quantcheck.measurement import kind_of
 from quantcheck.record import SCHEMA, GateRecord, RunRecord
+from quantcheck.report import orderings as orderings_report
 
 
 def read_run(path: Path) -> RunRecord:
@@ -34,8 +35,15 @@ def read_run(path: Path) -> RunRecord:
         )
     try:
         gates = tuple(_gate(entry) for entry in raw["gates"])
+        orderings = tuple(orderings_report.read(entry) for entry in raw.get("orderings", ()))
         run = RunRecord(
-            raw["created"], raw["quantcheck"], raw["header"], raw["libraries"], raw["machine"], gates
+            raw["created"],
+            raw["quantcheck"],
+            raw["header"],
+            raw["libraries"],
+            raw["machine"],
+            gates,
+            orderings,
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise QuantcheckError(

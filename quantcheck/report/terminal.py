@@ -8,6 +8,7 @@ from itertools import groupby
 from quantcheck.gate import Verdict
 from quantcheck.measurement import kind_of
 from quantcheck.record import GateRecord, RunRecord
+from quantcheck.report import orderings
 from quantcheck.report.figures import arrow, columns, figure, signed, with_error
 from quantcheck.run_verdicts import found_by_the_run
 from quantcheck.statistics.budget import BUDGET
@@ -25,7 +26,8 @@ def lines(run: RunRecord) -> Iterator[tuple[str, str]]:
     if judged:
         yield from ((line, "red") for line in _failures(judged))
         yield "", ""
-    for model, gates in groupby(sorted(run.gates, key=lambda gate: gate.model), key=lambda gate: gate.model):
+    figures = sorted((gate for gate in run.gates if not gate.against), key=lambda gate: gate.model)
+    for model, gates in groupby(figures, key=lambda gate: gate.model):
         yield from _model_tables(model, list(gates))
     improved = [gate for gate in run.gates if gate.verdict is Verdict.IMPROVED and not gate.accepted]
     for gate in improved:
@@ -34,6 +36,9 @@ def lines(run: RunRecord) -> Iterator[tuple[str, str]]:
     yield from ((line, "yellow") for line in known_lines(run.gates))
     yield from ((line, "yellow") for line in accepted_lines(run.gates))
     yield from ((line, "yellow") for line in note_lines(run.gates))
+    yield from ((line, "yellow") for line in published_lines(run.gates))
+    yield from ((line, "yellow") for line in orderings.lines(run.orderings))
+    yield from ((line, "") for line in _named_orderings(run.gates))
     yield summary(run), "red" if red else "green"
     if models := _listed(red, Verdict.NO_BASELINE):
         yield f"No baseline yet for {models}: review the figures above, then {ACCEPT}.", "yellow"
@@ -74,6 +79,21 @@ def note_lines(gates: Sequence[GateRecord]) -> Iterator[str]:
         (gate.model, gate.spec, note) for gate in gates for note in gate.notes
     ):
         yield f"note {model}/{spec}: {note}"
+
+
+def published_lines(gates: Sequence[GateRecord]) -> Iterator[str]:
+    """One line for each gate that a published figure decided, for want of a baseline."""
+    for gate in gates:
+        if gate.published is not None:
+            yield f"published {gate.id}: {gate.verdict}, {gate.published.answer}: {gate.published}"
+
+
+def _named_orderings(gates: Sequence[GateRecord]) -> Iterator[str]:
+    """One line that counts the gates of orderings; those that fail stand among the failures."""
+    named = [gate for gate in gates if gate.against]
+    if named:
+        held = sum(gate.verdict.green for gate in named)
+        yield f"{held} of {len(named)} orderings that the policy names hold"
 
 
 def _failures(gates: Sequence[GateRecord]) -> Iterator[str]:

@@ -136,6 +136,26 @@ def means(differences: ArrayLike, clusters: ArrayLike | None = None) -> Means:
     return Means(estimate, values.size, sizes.size, stderr, _freedom(sizes), _skew(residuals))
 
 
+def unpaired(one: Means, other: Means) -> Means:
+    """How much larger the mean of ``one`` is than that of ``other``, as of independent samples.
+
+    Degrees of freedom are Welch's (Biometrika 34, 1947, 28-35), items and clusters those of the smaller
+    sample. Third cumulants of independent means add up, and give the skewness for Hall's transformation.
+    """
+    variances = [each.stderr**2 for each in (one, other)]
+    stderr = math.sqrt(sum(variances))
+    estimate, n, clusters = (
+        one.estimate - other.estimate,
+        min(one.n, other.n),
+        min(one.clusters, other.clusters),
+    )
+    if not 0 < stderr < math.inf:
+        return Means(estimate, n, clusters, stderr, min(one.freedom, other.freedom), 0.0)
+    squares = (variance**2 / each.freedom for variance, each in zip(variances, (one, other), strict=True))
+    cumulant = one.skew * one.stderr**3 - other.skew * other.stderr**3
+    return Means(estimate, n, clusters, stderr, stderr**4 / sum(squares), cumulant / stderr**3)
+
+
 def _freedom(sizes: NDArray[np.float64]) -> float:
     """Satterthwaite's degrees of freedom of v, the fewer of independent items and of documents all alike."""
     return min(_satterthwaite(sizes, sizes), _satterthwaite(sizes, sizes**2))

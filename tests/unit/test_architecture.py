@@ -45,21 +45,25 @@ PURE = {
     "measurement": ("", "numpy"),
     "statistics": ("", "numpy scipy"),
     "artifact_facts": ("", ""),
-    "judging": ("artifact_facts measurement statistics", "numpy"),
+    "published": ("errors measurement", ""),
+    "judging": ("artifact_facts measurement published statistics", "numpy"),
     "gate": ("artifact_facts judging measurement statistics", "numpy"),
+    "orderings": ("errors gate judging measurement spec statistics", "numpy"),
     "outcomes": ("measurement", "numpy"),
     "results": ("artifact_facts measurement", ""),
     "noise": ("artifact_facts errors measurement results", "numpy"),
     "provenance": ("measurement", ""),
     "baseline": ("errors judging measurement outcomes provenance", ""),
-    "policy": ("errors judging measurement", ""),
+    "policy": ("errors judging measurement orderings spec", ""),
     "known": ("errors", ""),
     "known_gates": ("errors judging known measurement plan spec statistics", ""),
     "changelog": ("errors", ""),
-    "record": ("judging measurement outcomes", ""),
+    "record": ("judging measurement orderings outcomes published spec", ""),
     "run_verdicts": ("judging record statistics", ""),
-    "published": ("errors measurement", ""),
-    "report": ("errors gate judging measurement published record run_verdicts statistics", ""),
+    "report": (
+        "errors gate judging measurement orderings published record run_verdicts spec statistics",
+        "",
+    ),
 }
 ROOMS = {
     **PURE,
@@ -98,15 +102,20 @@ ROOMS = {
     "extensions": ("codecs errors kernels methods registry", ""),
     "decision": (
         "__init__ artifact_facts baseline changelog errors gate judging known_gates measurement methods "
-        "noise options outcomes plan provenance recalibration record report results snapshot",
+        "noise options outcomes plan provenance published recalibration record report results snapshot",
         "",
     ),
+    "ordering_decision": ("decision errors judging known_gates orderings plan record", ""),
     "session": (
         "__init__ artifact_facts baseline decision errors extensions known_gates methods metrics models "
-        "options plan policy provenance record report run_verdicts runner snapshot spec statistics",
+        "options ordering_decision plan policy provenance published record report run_verdicts runner "
+        "snapshot spec statistics",
         "torch",
     ),
-    "preflight": ("errors gate known_gates methods metrics models options plan session spec", "torch"),
+    "preflight": (
+        "errors gate known_gates methods metrics models options orderings plan policy registry session spec",
+        "torch",
+    ),
     "state": (
         "cache errors gate options plan preflight progress provenance record report runner session spec",
         "pytest",

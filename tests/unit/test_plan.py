@@ -238,3 +238,13 @@ def test_cells_are_every_model_by_every_spec_by_each_models_metrics() -> None:
 )
 def test_marks_follow_from_the_spec(spec: str, marks: tuple[str, ...]) -> None:
     assert Cell(ModelSpec.parse("builtin-llama"), QuantSpec.parse(spec), "bpw").marks == marks
+
+
+def test_an_ordering_is_measured_by_both_of_its_specs() -> None:
+    model = ModelSpec.parse("builtin-llama")
+    better, worse = QuantSpec.parse("gptq-w3"), QuantSpec.parse("rtn-w3")
+    cell = Cell(model, better, "ppl/web", worse)
+    assert cell.id == "builtin-llama/gptq-w3-over-rtn-w3/ppl/web"
+    assert cell.marks == ("quantcheck", "ultra_low_bit")
+    assert cell.measured == (Cell(model, better, "ppl/web"), Cell(model, worse, "ppl/web"))
+    assert cell.measured[0].measured == cell.measured[:1]

@@ -7,12 +7,14 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from quantcheck.gate import AcceptedFigure, Bounds, Verdict, judge
 from quantcheck.measurement import KINDS
+from quantcheck.published import Citation
 from quantcheck.record import GateRecord, figure_fields
 from unit.builders import evidence, gate_record, measured, run_record
 
@@ -73,6 +75,32 @@ def test_a_record_says_its_unit_and_direction() -> None:
     assert gate_record().id == "builtin-llama/gptq-w3-g128/ppl/web"
 
 
+def test_the_id_of_an_ordering_names_both_specs() -> None:
+    assert gate_record(against="rtn-w3-g128").id == "builtin-llama/gptq-w3-g128-over-rtn-w3-g128/ppl/web"
+
+
+def test_a_cited_figure_reads_back_as_written() -> None:
+    cited = gate_record(published=Citation("Table 1", "6.5", "6.1", "agrees", ("window", "rounding")))
+    assert GateRecord.from_json(json.loads(json.dumps(cited.to_json()))) == cited
+
+
+def test_a_record_keeps_the_outcomes_of_both_models_for_whoever_looks_again() -> None:
+    world = evidence(candidate=measured("ppl/web", [1.5, 2.0, 4.0], clusters=np.array([3, 3, 5])))
+    assert world.candidate is not None
+    fields = figure_fields(judge(world), world.bounds, world.candidate, world.reference)
+    kept, reference = gate_record(**fields).measurements()
+    assert kept is not None
+    assert reference is not None
+    assert kept.outcomes == pytest.approx(world.candidate.outcomes, abs=1e-3)
+    assert reference.outcomes == pytest.approx([1.0, 2.0, 3.0], abs=1e-3)
+    assert (kept.metric, kept.items, list(kept.clusters)) == ("ppl/web", "items", [0, 0, 1])
+    accuracy = measured("acc/x", [1.0, 0.0, 1.0])
+    fields = figure_fields(judge(world), world.bounds, accuracy, None)
+    kept, reference = gate_record(metric="acc/x", **fields).measurements()
+    assert kept is not None
+    assert (list(kept.outcomes), reference) == ([1.0, 0.0, 1.0], None)
+
+
 def test_a_cell_without_a_floor_is_collapsed() -> None:
     assert gate_record(floor=None).collapsed
     assert not gate_record(floor=0.0).collapsed
@@ -93,12 +121,12 @@ def test_the_report_is_valid_json_with_its_schema_number(gates: list[GateRecord]
 def test_the_report_has_sorted_keys_and_one_gate_a_line() -> None:
     gates = [gate_record(), gate_record(metric="acc/pooled", verdict=Verdict.REGRESSED)]
     text = run_record(*gates).dumps()
-    first, _, *lines, last, end = text.split("\n")
+    first, _, *lines, last, orderings, nothing, end, _ = text.split("\n")
     head = json.loads(first.removesuffix(",") + "}")
     assert list(head) == sorted(head)
     assert set(head) == {"schema", "quantcheck", "created", "header", "libraries", "machine", "verdicts"}
     assert [list(json.loads(line.rstrip(","))) for line in lines] == [sorted(gates[0].to_json())] * 2
-    assert (last, end) == ("]}", "")
+    assert (last, orderings, nothing, end) == ("],", '"orderings": [', "", "]}")
 
 
 def test_the_same_run_gives_the_same_text_whatever_order_its_parts_came_in() -> None:

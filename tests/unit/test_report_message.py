@@ -7,6 +7,7 @@ import math
 import pytest
 
 from quantcheck.gate import Verdict
+from quantcheck.published import Citation
 from quantcheck.report.message import NEXT, difference_unit, message
 from unit.builders import gate_record
 
@@ -122,3 +123,20 @@ def test_a_first_figure_is_advised_to_be_accepted_only_where_its_floor_holds(
 ) -> None:
     gate = gate_record(verdict=Verdict.NO_BASELINE, floor=0.2, baseline=None, lower=lower, upper=upper)
     assert lines(message(gate, MACHINE))["now"] == NEXT[advice]
+
+
+def test_an_ordering_names_both_specs() -> None:
+    text = message(gate_record(verdict=Verdict.BELOW_FLOOR, against="rtn-w3", baseline=None), MACHINE)
+    assert text.splitlines()[0].endswith("(smoke tier), which ought not to be worse than rtn-w3")
+    found = lines(text)
+    assert found["reference"] == "3.5 by rtn-w3, same items"
+    assert found["worse"] == "by +0.247 ± 0.0123 nat (paired), margin 0.693"
+
+
+def test_a_published_figure_that_decided_is_cited() -> None:
+    cited = Citation("Table 1", "6.5", "6.1", "worse", ("rounding", "window"))
+    found = lines(message(gate_record(verdict=Verdict.BELOW_FLOOR, published=cited), MACHINE))
+    assert found["published"] == (
+        "worse: 6.5 of Table 1 (6.1 at full precision; caveats: rounding, window); it decides for want of a "
+        "baseline, and has no items to test a drift on"
+    )

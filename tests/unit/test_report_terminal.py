@@ -9,6 +9,8 @@ import pytest
 
 from quantcheck.gate import Verdict
 from quantcheck.measurement import KINDS
+from quantcheck.orderings import Ordering, Rule, Standing
+from quantcheck.published import Citation
 from quantcheck.report.terminal import ACCEPT, COLLAPSED, LEGEND, accepted_lines, lines, summary
 from unit.builders import gate_record, run_record
 
@@ -229,3 +231,32 @@ def test_a_methods_fallback_is_told_once_a_spec() -> None:
     fallen_back = gate_record(notes=("no allocation: 2 groups a row",))
     told = [line for line in shown(fallen_back, fallen_back, GREEN) if line.startswith("note")]
     assert told == ["note builtin-llama/gptq-w3-g128: no allocation: 2 groups a row"]
+
+
+def test_orderings_stand_under_the_tables_and_not_in_them() -> None:
+    held = gate_record(against="rtn-w3", reference=9.0)
+    text = shown(GREEN, held)
+    assert text.count(USABLE) == 1
+    assert text[2].split() == ["full", "precision", "3.5"]
+    assert text[-2:] == ["1 of 1 orderings that the policy names hold", "2 gates: 2 PASS"]
+    red = gate_record(against="rtn-w3", verdict=Verdict.BELOW_FLOOR)
+    assert any(
+        row.startswith("BELOW_FLOOR  builtin-llama/gptq-w3-g128-over-rtn-w3/ppl/web") for row in shown(red)
+    )
+    assert "0 of 1 orderings that the policy names hold" in shown(red)
+    alike = [("rtn-w4", Standing.HOLDS), ("rtn-w8", Standing.HOLDS)]
+    noted = [
+        Ordering(f"m/{spec}", "m/rtn-w3", "ppl/x", Rule.BITS, standing, -0.1, -0.2, -0.05, 16, 0.02, 0.001)
+        for spec, standing in alike
+    ]
+    run = replace(run_record(GREEN), orderings=noted)
+    assert ("2 orderings: 2 holds (notes, no verdicts)", "yellow") in list(lines(run))
+
+
+def test_a_gate_that_a_published_figure_decided_says_so() -> None:
+    cited = Citation("Table 1", "6.5", "6.1", "agrees", ("window",))
+    gate = gate_record(model="llama3-8b", spec="gptq-w4-g128", published=cited)
+    assert (
+        "published llama3-8b/gptq-w4-g128/ppl/web: PASS, agrees: 6.5 of Table 1 (6.1 at full precision; "
+        "caveats: window)"
+    ) in shown(gate)

@@ -267,3 +267,16 @@ def test_every_name_a_registry_takes_can_stand_in_a_spec(name: str) -> None:
     assert NAME.fullmatch(name)
     assert QuantSpec.parse(f"{name}-w3").method == name
     assert ModelSpec.parse(f"{name}=owner/model").name == name
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("builtin-llama", "builtin-llama"),
+        ("meta-llama/Meta-Llama-3-8B@main", "meta-llama/Meta-Llama-3-8B"),
+        ("llama3-8b=/data/models/llama", "llama"),
+        ("./llama", "llama"),
+    ],
+)
+def test_a_source_is_told_without_the_folders_of_one_machine(text: str, source: str) -> None:
+    assert ModelSpec.parse(text).portable_source == source

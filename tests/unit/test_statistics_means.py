@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from scipy.stats import ttest_1samp
+from scipy.stats import ttest_1samp, ttest_ind
 
 from quantcheck.statistics.bound import POWER, Answer, bound, decide
-from quantcheck.statistics.means import Means, means
+from quantcheck.statistics.means import Means, means, unpaired
 
 NUMBERS = st.integers(-1000, 1000).map(lambda thousandths: thousandths / 1000)
 SAMPLES = st.lists(NUMBERS, min_size=3, max_size=40)
@@ -189,3 +189,41 @@ def test_what_is_no_list_of_labelled_differences_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="shape"):
         means(values, clusters)
+
+
+@given(SAMPLES, SAMPLES, MARGINS)
+def test_independent_samples_without_skewness_are_compared_by_welchs_test(
+    one: list[float], other: list[float], margin: float
+) -> None:
+    samples = [half + [-value for value in half] for half in (one, other)]
+    assume(all(np.std(sample) > 1e-3 for sample in samples))
+    expected = ttest_ind(np.array(samples[0]) - margin, samples[1], equal_var=False, alternative="greater")
+    found = unpaired(means(samples[0]), means(samples[1]))
+    assert found.p_worse(margin) == pytest.approx(float(expected.pvalue), rel=1e-6)
+    assert (found.n, found.clusters) == (min(map(len, samples)),) * 2
+
+
+@given(SAMPLES, SAMPLES, LEVELS)
+def test_swapping_independent_samples_mirrors_their_bounds(
+    one: list[float], other: list[float], level: float
+) -> None:
+    found, swapped = unpaired(means(one), means(other)), unpaired(means(other), means(one))
+    assert swapped.lower(level) == pytest.approx(-found.upper(level), abs=1e-9)
+
+
+def test_a_single_document_tells_nothing_of_a_difference_and_no_spread_tells_all() -> None:
+    single, plain = means([1.0, 2.0], [0, 0]), means([0.5, 0.5])
+    assert unpaired(single, plain).upper(0.05) == math.inf
+    assert unpaired(means([0.75, 0.75]), plain).upper(0.05) == 0.25
+
+
+def test_errors_of_independent_skewed_samples_keep_to_their_level() -> None:
+    random = np.random.default_rng(11)
+    runs = [
+        unpaired(means(random.exponential(1.0, 128)), means(random.exponential(0.5, 192)))
+        for _ in range(2000)
+    ]
+    errors = [np.mean([run.p_worse(0.5) <= 0.05 for run in runs])]
+    errors.append(np.mean([run.p_not_worse(0.5) <= 0.05 for run in runs]))
+    assert max(errors) <= 0.057
+    assert min(errors) >= 0.03
