@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INTEROP := .venv-interop
 PADDED := compressed-tensors==0.17.1
 SMOKE := ultra_low_bit or canary or codec or kernel
-CORE := quantcheck/artifact_facts.py,quantcheck/baseline.py,quantcheck/changelog.py,quantcheck/cli.py,quantcheck/errors.py,quantcheck/gate.py,quantcheck/judging/*,quantcheck/known.py,quantcheck/known_gates.py,quantcheck/measurement.py,quantcheck/noise.py,quantcheck/orderings/*,quantcheck/outcomes.py,quantcheck/plan.py,quantcheck/policy.py,quantcheck/provenance.py,quantcheck/published/__init__.py,quantcheck/published/answer.py,quantcheck/published/bound.py,quantcheck/published/caveats.py,quantcheck/published/figures.py,quantcheck/record.py,quantcheck/registry.py,quantcheck/results.py,quantcheck/run_verdicts.py,quantcheck/spec.py,quantcheck/report/*,quantcheck/statistics/*
+CORE := quantcheck/artifact_facts.py,quantcheck/baseline.py,quantcheck/changelog.py,quantcheck/cli.py,quantcheck/errors.py,quantcheck/gate.py,quantcheck/judging/*,quantcheck/known.py,quantcheck/known_gates.py,quantcheck/measurement.py,quantcheck/noise.py,quantcheck/orderings/*,quantcheck/outcomes.py,quantcheck/plan.py,quantcheck/policy.py,quantcheck/provenance.py,quantcheck/published/__init__.py,quantcheck/published/answer.py,quantcheck/published/bound.py,quantcheck/published/caveats.py,quantcheck/published/figures.py,quantcheck/record.py,quantcheck/registry.py,quantcheck/results.py,quantcheck/run_verdicts.py,quantcheck/spec.py,quantcheck/report/*,quantcheck/statistics/*,quantcheck/stopping.py
 
 # stories260K with TinyStories: DATA holds models/stories260K and data/tinystories.
 DATA ?= ../shared

@@ -14,6 +14,7 @@ from quantcheck.baseline import Figure
 from quantcheck.changelog import NOT_GIVEN, Change, who
 from quantcheck.errors import QuantizationError
 from quantcheck.gate import judge
+from quantcheck.judging.early import known_before
 from quantcheck.judging.evidence import AcceptedFigure, Evidence, Judgement, Verdict
 from quantcheck.judging.guards import not_quantized
 from quantcheck.known_gates import KnownGate, expect
@@ -35,6 +36,8 @@ from quantcheck.published import Match, RunFigure, decisive, matches
 from quantcheck.record import GateRecord, figure_fields
 from quantcheck.report.figures import figure as shown
 from quantcheck.results import Figures
+from quantcheck.spec import ModelSpec, QuantSpec
+from quantcheck.stopping import NO_STOPS, Known, Stops, stop
 
 if TYPE_CHECKING:
     from syrupy.assertion import SnapshotAssertion
@@ -84,6 +87,17 @@ def listed(session: GateSession, runner: Runner, cell: Cell) -> KnownGate | None
     return session.known_gates.get((cell.id, session.settings.tier, runner.device))
 
 
+def rules(session: GateSession, runner: Runner, model: ModelSpec, spec: QuantSpec) -> Stops:
+    """When each gate on items is decided, in a sequential run; gates that take all their items have none."""
+    facts, reference, found = runner.facts(model, spec), runner.reference(model), {}
+    for metric in session.plan(model).metrics if session.settings.sequential else ():
+        gate = _Decision(session, runner, Cell(model, spec, metric))
+        before = gate.before(facts, reference.measurements.get(metric))
+        if before is not None:
+            found[metric] = stop(before, session.settings.seed)
+    return found
+
+
 def stored(facts: ArtifactFacts, metric: str) -> tuple[Measurement | None, Measurement | None]:
     """A metric of what is stored, and its reference: of bits per weight the nominal ones, of errors none."""
     if metric == BPW:
@@ -111,11 +125,21 @@ class _Decision:
         self.figure = file.get(self.settings.tier, cell.metric) if file else None
         self.made = file.made[self.figure.made] if file and self.figure else {}
         self.known = listed(session, runner, cell)
+        self.rules = NO_STOPS
 
     def evidence(self) -> Evidence:
         facts = self.runner.facts(self.cell.model, self.spec)
         figures = self._figures(facts)
         return self._evidence(figures.facts or facts, *self._measured(figures))
+
+    def before(self, facts: ArtifactFacts, compared: Measurement | None) -> Known | None:
+        """What is known of the gate before it is measured; the reference stands in for its items."""
+        evidence = replace(self._evidence(facts, compared, compared), candidate=None)
+        if compared is not None:
+            return known_before(evidence, compared.clusters)
+        text = self.cell.metric.partition("/")[2]
+        windows = {each.name: each for each in self.runner.workload(self.cell.model).windows}
+        return known_before(evidence, windows[text].documents if text in windows else None)
 
     def record(self, snapshot: SnapshotAssertion) -> GateRecord:
         try:
@@ -136,7 +160,7 @@ class _Decision:
         judgement = expect(judgement, self.known, measured=measured is not None)
         return GateRecord(
             **self._where,
-            baseline=self.figure.value if self.figure and not accepted else None,
+            baseline=None if accepted else self._accepted_value(evidence),
             published=evidence.published.citation if evidence.published and not accepted else None,
             bpw=facts.bpw if facts.layers else None,
             nominal_bits=facts.nominal_bits if facts.layers else None,
@@ -146,6 +170,9 @@ class _Decision:
             seconds=0.0 if figures.reused else figures.seconds,
             quantize_seconds=figures.quantize_seconds,
             accepted=accepted,
+            of=evidence.stop.order.size
+            if evidence.stop and measured and measured.taken is not None
+            else None,
             **figure_fields(judgement, self.bounds, measured, compared),
         )
 
@@ -153,7 +180,8 @@ class _Decision:
         """What was measured; nothing for what is not quantized: its figures would say nothing."""
         if self.cell.metric in VERSIONS or not_quantized(self._evidence(facts, None, None)):
             return Figures({}, facts, 0.0, reused=True)
-        return self.runner.figures(self.cell.model, self.spec)
+        self.rules = self.session.rules(self.runner, self.cell.model, self.spec)
+        return self.runner.figures(self.cell.model, self.spec, self.rules)
 
     def _measured(self, figures: Figures) -> tuple[Measurement | None, Measurement | None]:
         """The candidate's measurement and the reference's."""
@@ -163,8 +191,11 @@ class _Decision:
             return stored(figures.facts, metric)
         if not figures.measurements:
             return None, None
-        reference = self.runner.reference(self.cell.model)
-        return figures.measurements.get(metric), reference.measurements.get(metric)
+        measured = figures.measurements.get(metric)
+        reference = self.runner.reference(self.cell.model).measurements.get(metric)
+        if measured is None or reference is None:
+            return measured, reference
+        return measured, reference.at(measured.taken)
 
     def _evidence(
         self, facts: ArtifactFacts, measured: Measurement | None, compared: Measurement | None
@@ -183,6 +214,7 @@ class _Decision:
             same_codes=not (needs.calibrated or needs.tuned) or same_codes(self.made, self.runner.device),
             kernels=self.settings.kernels,
             published=None if self.figure else self._published(measured, compared),
+            stop=self.rules.get(self.cell.metric),
         )
 
     def _worth_accepting(self, judgement: Judgement, facts: ArtifactFacts) -> bool:
@@ -212,6 +244,14 @@ class _Decision:
             measured.n,
         )
         return decisive(matches(self.session.published, run))
+
+    def _accepted_value(self, evidence: Evidence) -> float | None:
+        """The accepted figure, on the items that were taken."""
+        measured, baseline = evidence.candidate, evidence.baseline
+        if self.figure is None or measured is None or measured.taken is None:
+            return self.figure.value if self.figure else None
+        assert baseline is not None and baseline.outcomes is not None
+        return replace(measured, outcomes=baseline.outcomes[measured.taken]).value
 
     def _accept(
         self,

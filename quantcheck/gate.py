@@ -13,11 +13,13 @@ beyond it, and cannot be told otherwise. Comparisons are written so that a NaN f
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 
 from quantcheck.judging.drift import drift
+from quantcheck.judging.early import as_accepted, early, guesses
 from quantcheck.judging.evidence import (
     AcceptedFigure,
     Bounds,
@@ -61,14 +63,42 @@ def judge(evidence: Evidence) -> Judgement:
     candidate, baseline = evidence.candidate, evidence.baseline
     assert candidate is not None
     difference = paired_difference(candidate, evidence.reference)
+    if candidate.taken is not None:
+        return _judge_part(evidence, candidate, difference)
     test = _test(evidence, candidate)
     floor = _floor(evidence, test)
     if baseline is not None and baseline.stale:
         return Judgement(Verdict.STALE_BASELINE, baseline.stale, difference, test=test)
     drifted = None if baseline is None else drift(evidence, candidate, baseline)
     other = unaccepted(evidence.published) if drifted is None else drifted.finding
-    found = [each for each in (floor, other) if each]
-    found.sort(key=lambda each: list(Verdict).index(each[0]))
+    return _judgement([floor, other], difference, drifted, test)
+
+
+def _judge_part(evidence: Evidence, candidate: Measurement, difference: PairedDifference) -> Judgement:
+    """Decide a gate that was decided before all of its items were taken."""
+    stop, baseline = evidence.stop, evidence.baseline
+    if stop is None or baseline is None:
+        reason = f"{candidate.n} items were taken, not all, and there is no rule that they decide by"
+        return Judgement(Verdict.INCONCLUSIVE, (reason,), difference)
+    if baseline.stale:
+        return Judgement(Verdict.STALE_BASELINE, baseline.stale, difference)
+    found = early(evidence, candidate, baseline, stop)
+    if not found.unchanged:
+        return _judgement(found.findings, difference, found.drift, found.floor)
+    whole = as_accepted(evidence, candidate, stop)
+    assert whole.candidate is not None
+    test = _test(whole, whole.candidate)
+    return _judgement([_floor(whole, test)], difference, found.drift, test)
+
+
+def _judgement(
+    findings: Iterable[Finding | None],
+    difference: PairedDifference,
+    drifted: Drift | None,
+    test: FloorTest | None,
+) -> Judgement:
+    found = [finding for finding in findings if finding]
+    found.sort(key=lambda finding: list(Verdict).index(finding[0]))
     verdict = found[0][0] if found else Verdict.PASS
     return Judgement(verdict, tuple(reason for _, reason in found), difference, drifted, test)
 
@@ -79,15 +109,15 @@ def _test(evidence: Evidence, candidate: Measurement) -> FloorTest | None:
         return None
     if candidate.kind.exact:
         return _counted(paired_difference(candidate, evidence.reference), floor)
-    test = tested(_comparison(candidate, evidence.reference), floor, evidence.alarm)
+    test = tested(_comparison(candidate, evidence.reference), floor, *evidence.levels)
     if _guesses(evidence.reference) is None:
         return test
     return replace(test, answer=Answer.CANNOT_TELL, needed=None, p_worse=None)
 
 
-def tested(compared: Comparison, margin: float, alarm: float) -> FloorTest:
-    """Test a paired comparison against a margin, from both sides; ``alarm`` is the level of a false WORSE."""
-    found = bound(compared, margin, alarm=alarm)
+def tested(compared: Comparison, margin: float, alarm: float, alpha: float = ALPHA) -> FloorTest:
+    """Test a paired comparison against a margin, from both sides; the levels are those of `Bound`."""
+    found = bound(compared, margin, alarm=alarm, alpha=alpha)
     answer = decide(found, margin)
     undecided = answer is Answer.CANNOT_TELL
     return FloorTest(
@@ -95,7 +125,7 @@ def tested(compared: Comparison, margin: float, alarm: float) -> FloorTest:
         found,
         compared.harmful if isinstance(compared, Flips) else None,
         compared.beneficial if isinstance(compared, Flips) else None,
-        compared.needed(margin, alarm, ALPHA) if undecided else None,
+        compared.needed(margin, alarm, alpha) if undecided else None,
         compared.p_worse(margin),
     )
 
@@ -150,7 +180,7 @@ def finding(
 
 def _guesses(reference: Measurement | None) -> str | None:
     """A reference that guesses has nothing to lose: that a model loses nothing against it says nothing."""
-    if reference is None or reference.chance is None or reference.mean > reference.chance:
+    if reference is None or reference.chance is None or not guesses(reference):
         return None
     return (
         f"the reference scores {reference.mean:.6g} where guessing scores {reference.chance:.6g}: it has "

@@ -77,6 +77,7 @@ class Measurement:
         clusters: int64, shape [n]: equal for items that share a document, passage, image or subject;
             ``None`` where every item stands for itself.
         chance: the share of items that guessing gets right; ``None`` where nothing is guessed.
+        taken: int64, shape [n]: which of the ordered items were measured, ascending; ``None``: all were.
     """
 
     metric: str
@@ -86,6 +87,7 @@ class Measurement:
     version: int
     clusters: NDArray[np.int64] | None = None
     chance: float | None = None
+    taken: NDArray[np.int64] | None = None
 
     @property
     def kind(self) -> Kind:
@@ -106,6 +108,21 @@ class Measurement:
     def value(self) -> float:
         """The figure in the kind's unit; infinite where the exponential overflows."""
         return _exp(self.mean) if self.kind.log else self.mean
+
+    def at(self, taken: NDArray[np.int64] | None) -> Measurement:
+        """This measurement of all items, at some of them; itself for ``None``."""
+        if taken is None:
+            return self
+        return measurement(
+            self.metric,
+            self.outcomes[taken],
+            self.items,
+            self.protocol,
+            self.version,
+            None if self.clusters is None else self.clusters[taken],
+            self.chance,
+            taken,
+        )
 
     @property
     def stderr(self) -> float:
@@ -142,7 +159,10 @@ def pairs(candidate: Measurement, reference: Measurement | None) -> bool:
     """Whether a paired difference exists: the kind is relative by nature, or both answered the same items."""
     if candidate.kind.relative:
         return True
-    return reference is not None and (reference.items, reference.n) == (candidate.items, candidate.n)
+    if reference is None or (reference.items, reference.n) != (candidate.items, candidate.n):
+        return False
+    taken = [None if one.taken is None else one.taken.tolist() for one in (candidate, reference)]
+    return taken[0] == taken[1]
 
 
 def differences(candidate: Measurement, reference: Measurement | None) -> NDArray[np.float64]:
@@ -183,21 +203,17 @@ def measurement(
     version: int,
     clusters: Sequence[int] | NDArray[np.int64] | None = None,
     chance: float | None = None,
+    taken: Sequence[int] | NDArray[np.int64] | None = None,
 ) -> Measurement:
     """Build a `Measurement` whose arrays are float64 and int64, and cannot be written to.
 
     Raises:
-        ValueError: not one cluster label an item.
+        ValueError: not one cluster label an item, or not one position.
     """
     array = np.array(outcomes, dtype=np.float64).reshape(-1)
     array.flags.writeable = False
-    if clusters is None:
-        return Measurement(metric, array, items, protocol, version, chance=chance)
-    labels = np.array(clusters, dtype=np.int64).reshape(-1)
-    if labels.size != array.size:
-        raise ValueError(f"{metric}: {labels.size} cluster labels for {array.size} items")
-    labels.flags.writeable = False
-    return Measurement(metric, array, items, protocol, version, labels, chance)
+    labels, places = (_per_item(metric, raw, array.size) for raw in (clusters, taken))
+    return Measurement(metric, array, items, protocol, version, labels, chance, places)
 
 
 def digest(parts: Iterable[str | bytes]) -> str:
@@ -208,6 +224,16 @@ def digest(parts: Iterable[str | bytes]) -> str:
         sha.update(len(raw).to_bytes(8, "little"))
         sha.update(raw)
     return sha.hexdigest()[:16]
+
+
+def _per_item(metric: str, raw: Sequence[int] | NDArray[np.int64] | None, n: int) -> NDArray[np.int64] | None:
+    if raw is None:
+        return None
+    array = np.array(raw, dtype=np.int64).reshape(-1)
+    if array.size != n:
+        raise ValueError(f"{metric}: {array.size} cluster labels or positions for {n} items")
+    array.flags.writeable = False
+    return array
 
 
 def _mean(values: NDArray[np.float64]) -> float:

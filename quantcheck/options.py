@@ -21,7 +21,7 @@ DEFAULT_SEED = 20240414
 
 @dataclass(frozen=True)
 class Option:
-    """One option; ``many`` ones may be repeated, and are a list in the ini file."""
+    """One option; ``many`` ones may be repeated, a list in the ini file; of flags, it takes the ``kept``."""
 
     name: str
     help: str
@@ -30,6 +30,7 @@ class Option:
     choices: tuple[str, ...] = ()
     many: bool = False
     flag: bool = False
+    kept: bool = False
 
     @property
     def dest(self) -> str:
@@ -152,6 +153,12 @@ OPTIONS = (
         "N",
         "4",
     ),
+    Option(
+        "sequential",
+        "measure items in random order and stop as soon as a gate is decided (needs accepted figures)",
+        flag=True,
+        kept=True,
+    ),
     Option("update-in-ci", "let --snapshot-update accept baselines although CI is set", flag=True),
     Option(
         "reason",
@@ -193,6 +200,7 @@ class Settings:
     progress: str
     inconclusive: str
     recalibrations: int
+    sequential: bool
     update: bool
     update_in_ci: bool
     reason: str | None
@@ -212,6 +220,8 @@ def add_options(parser: pytest.Parser) -> None:
         flag = f"--quantcheck-{option.name}"
         if option.flag:
             group.addoption(flag, action="store_true", dest=option.dest, default=False, help=option.help)
+            if option.kept:
+                parser.addini(option.dest, option.help, type="bool", default=False)
             continue
         extra: dict[str, Any] = {"choices": option.choices} if option.choices else {}
         action = "append" if option.many else "store"
@@ -279,6 +289,7 @@ def read_settings(config: pytest.Config) -> Settings:
         progress=_one_of(values, "progress"),
         inconclusive=_one_of(values, "inconclusive"),
         recalibrations=_integer("recalibrations", values["recalibrations"], least=0) or 0,
+        sequential=bool(values["sequential"]),
         update=bool(config.getoption("update_snapshots", default=False)),
         update_in_ci=bool(values["update-in-ci"]),
         reason=_said(config, values["reason"]),
@@ -299,7 +310,7 @@ def _packaged(name: str) -> Path:
 
 def _given(config: pytest.Config, option: Option) -> Any:
     value = config.getoption(option.dest, default=None)
-    if value or option.flag:
+    if value or (option.flag and not option.kept):
         return value
     return config.getini(option.dest) or None
 

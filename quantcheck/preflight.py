@@ -32,6 +32,7 @@ def preflight(session: GateSession, models: Sequence[ModelSpec], selected: Seque
     """
     settings = session.settings
     _refuse_leniency(settings)
+    _refuse_part_of_a_baseline(settings)
     _require(settings)
     _refuse_unused_text_options(settings)
     _check_reports(settings)
@@ -73,6 +74,14 @@ def _refuse_leniency(settings: Settings) -> None:
             "--snapshot-update is refused under CI: a gate must not move its own goalposts. Accept "
             "baselines at a desk and "
             "review the diff, or allow it by name with --quantcheck-update-in-ci"
+        )
+
+
+def _refuse_part_of_a_baseline(settings: Settings) -> None:
+    if settings.update and settings.sequential:
+        raise QuantcheckError(
+            "--snapshot-update is refused with --quantcheck-sequential: an accepted figure needs all of its "
+            "items. Leave --quantcheck-sequential out, or turn it off with -o quantcheck_sequential=false"
         )
 
 

@@ -29,6 +29,7 @@ _CODE = (
     "results.py",
     "runner.py",
     "spec.py",
+    "stopping.py",
 )
 _OTHER = {"builtin", "report", "suites", "baselines"}
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "lm-eval", "peft", "bitsandbytes")
@@ -158,3 +159,10 @@ def _processor() -> str:
     kind = [f"{what} {told[what]}" for what in ("cpu family", "model", "stepping") if what in told]
     instructions = digest(sorted(told.get("flags", "").split()))[:8]
     return f"{name} ({', '.join([*kind, f'instructions {instructions}'])})"
+
+
+def object_digest(target: object) -> str:
+    """Digest of an object's or class's file, and of its settings: two of one class may be set differently."""
+    kind = target if isinstance(target, type) else type(target)
+    settings = sorted(getattr(target, "__dict__", {}).items()) if kind is not target else []
+    return digest([source_digest(target), kind.__qualname__, repr(settings)])

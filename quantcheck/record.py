@@ -30,6 +30,7 @@ class GateRecord:
         verdict: a `quantcheck.gate.Verdict`.
         reasons: the sentences behind it.
         value, stderr, n: the quantized model's figure; the standard error is of the mean outcome.
+        of: number of items in the full set where the gate was decided before all of them were taken.
         reference: the full-precision model's figure on the same items.
         worse, worse_stderr: paired difference in the outcomes' unit, positive is worse.
         floor: of the policy, outcomes' unit; ``None`` for a cell that is declared collapsed, and for a metric
@@ -100,6 +101,7 @@ class GateRecord:
     quantize_seconds: float | None = None
     accepted: str | None = None
     policy: str = ""
+    of: int | None = None
     notes: tuple[str, ...] = ()
     known: str | None = None
     known_reason: str = ""
@@ -223,7 +225,7 @@ def figure_fields(
         "upper": test.bound.upper if test else None,
         "alarm": test.bound.alarm if test else None,
         "p_worse": test.p_worse if test else None,
-        "mde": test.bound.mde if test else None,
+        "mde": test.bound.mde if test and not math.isnan(test.bound.mde) else None,
         "needed": test.needed if test else None,
         "harmful": test.harmful if test else None,
         "beneficial": test.beneficial if test else None,

@@ -33,7 +33,8 @@ class Figures:
         raw = asdict(self)
         for entry in raw["measurements"].values():
             entry["outcomes"] = entry["outcomes"].tolist()
-            entry["clusters"] = None if entry["clusters"] is None else entry["clusters"].tolist()
+            for name in ("clusters", "taken"):
+                entry[name] = None if entry[name] is None else entry[name].tolist()
         return json.dumps(raw)
 
     @classmethod

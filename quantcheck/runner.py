@@ -35,9 +35,10 @@ from quantcheck.models.load import LoadedModel, choose_dtype, full_precision, lo
 from quantcheck.models.source import ModelSource, resolve_model
 from quantcheck.models.text import TextSource, Windows, calibration_windows, shared_windows
 from quantcheck.progress import Progress, Update
-from quantcheck.provenance import Basis, library_versions, source_digest
+from quantcheck.provenance import Basis, library_versions, object_digest, source_digest
 from quantcheck.results import Figures
 from quantcheck.spec import ModelSpec, QuantSpec
+from quantcheck.stopping import NO_STOPS, Stops, digest_of
 
 FED_TOKENS = 1024
 ARTIFACT, SECONDS = "artifact.safetensors", "seconds"
@@ -132,9 +133,9 @@ class Runner:
         assert found.facts is not None
         return found.facts
 
-    def figures(self, model: ModelSpec, spec: QuantSpec) -> Figures:
-        """One quantized model's measurements and facts."""
-        return self._once(("figures", model.name, str(spec)), lambda: self._figures(model, spec))
+    def figures(self, model: ModelSpec, spec: QuantSpec, stops: Stops = NO_STOPS) -> Figures:
+        """One quantized model's measurements, each until it is decided where it may stop, and facts."""
+        return self._once(("figures", model.name, str(spec)), lambda: self._figures(model, spec, stops))
 
     def basis(self, model: ModelSpec, spec: QuantSpec) -> Basis:
         """What the figures of one spec depend on beside items, protocol and version of the metric."""
@@ -221,8 +222,8 @@ class Runner:
         trained = instructions.trained(str(spec))
         return digest([instructions.digest, *([trained.read_bytes()] if trained else [])])
 
-    def _figures(self, model: ModelSpec, spec: QuantSpec | None) -> Figures:
-        return self._kept(self.figures_key(model, spec), lambda: self._measure(model, spec))
+    def _figures(self, model: ModelSpec, spec: QuantSpec | None, stops: Stops = NO_STOPS) -> Figures:
+        return self._kept(self.figures_key(model, spec, stops), lambda: self._measure(model, spec, stops))
 
     def _quantized(self, model: ModelSpec, spec: QuantSpec) -> Figures:
         """Figures without any measurement: the facts alone."""
@@ -249,14 +250,14 @@ class Runner:
         path = self.cache.get_or_create(key, create)
         return replace(Figures.loads((path / "figures.json").read_text(encoding="utf-8")), reused=not seconds)
 
-    def _measure(self, model: ModelSpec, spec: QuantSpec | None) -> Figures:
+    def _measure(self, model: ModelSpec, spec: QuantSpec | None, stops: Stops) -> Figures:
         workload = self.workload(model)
         stages = len(workload.windows) + (workload.tasks is not None) + (spec is not None)
         with self.progress.task(f"{model} {spec or 'full precision'}", stages) as update:
             if spec is None:
                 return Figures(measure(self.loaded(model).model, workload, progress=update), None, 0.0, False)
             facts, module = self.facts(model, spec), self.module(model, spec)
-            figures = self._evaluated(model, facts, module, update)
+            figures = self._evaluated(model, facts, module, update, stops)
             took = float((self._artifact_folder(model, spec) / SECONDS).read_text(encoding="utf-8"))
         return replace(figures, quantize_seconds=took)
 
@@ -267,9 +268,15 @@ class Runner:
         return self._evaluated(model, self._facts(model, artifact, module), module, update)
 
     def _evaluated(
-        self, model: ModelSpec, facts: ArtifactFacts, module: nn.Module, update: Update
+        self,
+        model: ModelSpec,
+        facts: ArtifactFacts,
+        module: nn.Module,
+        update: Update,
+        stops: Stops = NO_STOPS,
     ) -> Figures:
-        measured = measure(module, self.workload(model), reference=self._outputs(model), progress=update)
+        workload, outputs = self.workload(model), self._outputs(model)
+        measured = measure(module, workload, reference=outputs, progress=update, stops=stops)
         untouched = self._untouched(model) and facts.reference_untouched
         return Figures(measured, replace(facts, reference_untouched=untouched), 0.0, False)
 
@@ -348,14 +355,15 @@ class Runner:
             "artifact",
             spec=str(spec),
             stored=self.source(model).stored_dtype,
-            code=_code(spec),
+            code=object_digest(METHODS.resolve(spec.method)),
             libraries=self._libraries,
             **basis,
         )
 
-    def figures_key(self, model: ModelSpec, spec: QuantSpec | None) -> CacheKey:
+    def figures_key(self, model: ModelSpec, spec: QuantSpec | None, stops: Stops = NO_STOPS) -> CacheKey:
         """What the figures of one spec, or of the reference, are kept under."""
         parts: dict[str, Any] = {
+            "stops": digest_of(stops),
             "fed": self._fed_digest(model),
             **plan_digests(self.plans[model.name]),
             "libraries": self._libraries,
@@ -390,11 +398,3 @@ def _scale_dtype(stored: str) -> torch.dtype:
 
 def _method_version(spec: QuantSpec) -> int:
     return int(METHODS.resolve(spec.method).version)
-
-
-def _code(spec: QuantSpec) -> str:
-    """Digest of the method's file, and of the object: two of one class may be set differently."""
-    target = METHODS.resolve(spec.method)
-    kind = target if isinstance(target, type) else type(target)
-    settings = sorted(getattr(target, "__dict__", {}).items()) if kind is not target else []
-    return digest([source_digest(target), kind.__qualname__, repr(settings)])

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 import quantcheck
 from quantcheck.artifact_facts import GAINS, OUTPUTS, ROWS, WEIGHTS
 from quantcheck.baseline import BaselineFile, read_baseline
-from quantcheck.decision import BPW, decide
+from quantcheck.decision import BPW, decide, rules
 from quantcheck.errors import DataError
 from quantcheck.extensions import codec_ids, kernel_ids, selected
 from quantcheck.known_gates import Key, KnownGate, read_known_gates
-from quantcheck.measurement import kind_of
 from quantcheck.methods import METHODS
 from quantcheck.metrics.catalog import MetricPlan, builtin_calibration, builtin_instructions, plan_metrics
 from quantcheck.models.instructions import InstructionSource
@@ -33,6 +32,7 @@ from quantcheck.run_verdicts import of_the_run, shared_over
 from quantcheck.spec import ModelSpec, QuantSpec
 from quantcheck.statistics.bound import ALPHA
 from quantcheck.statistics.budget import BUDGET, share
+from quantcheck.stopping import Stops
 
 if TYPE_CHECKING:
     from syrupy.assertion import SnapshotAssertion
@@ -47,6 +47,7 @@ class GateSession:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._rules: dict[tuple[str, str], Stops] = {}
         self._files: dict[tuple[str, str, str], BaselineFile | None] = {}
 
     @cached_property
@@ -128,8 +129,8 @@ class GateSession:
 
     @property
     def alarm(self) -> float:
-        """The level of a false alarm at each gate that may have a floor: its share of the run's budget."""
-        return share(sum(not kind_of(cell.metric).by_layer for cell in self.cells))
+        """The level of a false alarm at each gate: its share of the run's budget."""
+        return share(len(self.cells))
 
     @cached_property
     def known_gates(self) -> dict[Key, KnownGate]:
@@ -225,6 +226,13 @@ class GateSession:
             self._files[key] = read_baseline(self.settings.baseline_folders, model, device, spec)
         return self._files[key]
 
+    def rules(self, runner: Runner, model: ModelSpec, spec: QuantSpec) -> Stops:
+        """When each gate of a spec is decided, fixed before the first of its items."""
+        key = (model.name, str(spec))
+        if key not in self._rules:
+            self._rules[key] = rules(self, runner, model, spec)
+        return self._rules[key]
+
     def decide(self, runner: Runner, cell: Cell, snapshot: SnapshotAssertion) -> GateRecord:
         """Measure one gate, judge it, and accept it when asked to."""
         if cell.against is not None:
@@ -257,6 +265,7 @@ class GateSession:
             "specs": len(self.matrix.specs),
             "gates": len(self.cells),
             "unsupported": self.matrix.unsupported,
+            "sequential": settings.sequential,
             "update": settings.update,
             "release": settings.release,
         }

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from quantcheck.artifact_facts import GAINS, OUTPUTS, ROWS, WEIGHTS
 from quantcheck.judging.evidence import AcceptedFigure, Drift, Evidence, Finding, Verdict
-from quantcheck.measurement import Measurement
+from quantcheck.measurement import Kind, Measurement
 from quantcheck.statistics.band import reach
 
 NOISE_FACTOR = 10.0
@@ -41,23 +41,23 @@ def drift(evidence: Evidence, candidate: Measurement, baseline: AcceptedFigure) 
         return _layers(evidence, candidate, baseline)
     worse = candidate.mean - baseline.mean
     worse = -worse if candidate.kind.higher_is_better else worse
-    if _same_artifact(evidence, baseline) and (moved := _moved_items(candidate, baseline, worse)):
+    if same_artifact(evidence, baseline) and (moved := _moved_items(candidate, baseline, worse)):
         return Drift(worse, 0.0, moved)
-    margin = _margin(evidence, baseline, HONEST)
+    margin = drift_margin(evidence, baseline)
     return Drift(worse, margin, _beyond(worse, margin))
 
 
-def _same_artifact(evidence: Evidence, baseline: AcceptedFigure) -> bool:
+def same_artifact(evidence: Evidence, baseline: AcceptedFigure) -> bool:
+    """Whether what is stored is what was accepted, bit for bit."""
     assert evidence.artifact is not None
     return bool(baseline.artifact) and evidence.artifact.digest == baseline.artifact
 
 
 def _moved_items(candidate: Measurement, baseline: AcceptedFigure, worse: float) -> Finding | None:
-    if baseline.outcomes is None or baseline.tolerance is None:
+    if baseline.outcomes is None:
         return None
     changes = np.abs(candidate.outcomes - baseline.outcomes)
-    allowed = NOISE_FACTOR * baseline.noise + candidate.kind.rounding + baseline.tolerance
-    moved = int((changes > allowed).sum())
+    moved = int((changes > allowed_moves(candidate.kind, baseline)).sum())
     # Two choices can be so near to each other that another processor prefers the other one.
     if moved <= (candidate.kind.name == "acc"):
         return None
@@ -66,6 +66,17 @@ def _moved_items(candidate: Measurement, baseline: AcceptedFigure, worse: float)
         f"by up to {changes.max():.6g}: the evaluation changed, not the model"
     )
     return (Verdict.REGRESSED if worse > 0 else Verdict.STALE_BASELINE), reason
+
+
+def allowed_moves(kind: Kind, baseline: AcceptedFigure) -> NDArray[np.float64]:
+    """How far each item of the accepted model may lie from its accepted outcome, float64 [n]."""
+    assert baseline.tolerance is not None
+    return NOISE_FACTOR * baseline.noise + kind.rounding + baseline.tolerance
+
+
+def drift_margin(evidence: Evidence, baseline: AcceptedFigure) -> float:
+    """How far the mean of another artifact may be from the accepted one."""
+    return _margin(evidence, baseline, HONEST)
 
 
 def _margin(evidence: Evidence, baseline: AcceptedFigure, level: float) -> float:

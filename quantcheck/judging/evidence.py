@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from quantcheck.artifact_facts import ArtifactFacts
 from quantcheck.measurement import Measurement, PairedDifference
 from quantcheck.published import Match
-from quantcheck.statistics.bound import ALARM, Answer, Bound
+from quantcheck.statistics.bound import ALARM, ALPHA, Answer, Bound
+from quantcheck.stopping import LAST_ALARM, LAST_ALPHA, Stop
 
 
 class Verdict(StrEnum):
@@ -109,6 +110,7 @@ class Evidence:
         alarm: level of a false alarm at this gate, its share of the run's budget.
         same_codes: whether the accepted codes must come out again, bit for bit: the method reads nothing but
             the weights, or it runs on the very machine and libraries that they were accepted on.
+        stop: the rule by which the gate may end before all of its items were taken; ``None``: it may not.
         kernels: that layers were to be computed by; empty: by their decoded weights.
         published: the published figure that the candidate's was compared with, ``None`` when there is none.
     """
@@ -125,6 +127,13 @@ class Evidence:
     same_codes: bool = False
     kernels: tuple[str, ...] = ()
     published: Match | None = None
+    stop: Stop | None = None
+
+    @property
+    def levels(self) -> tuple[float, float]:
+        """Levels of a false alarm and of a false pass of a test of the floor on all items."""
+        shares = (1.0, 1.0) if self.stop is None else (LAST_ALARM, LAST_ALPHA)
+        return self.alarm * shares[0], ALPHA * shares[1]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, takewhile
 from typing import Any, cast
 
@@ -21,6 +21,9 @@ from quantcheck.progress import Update
 
 Request = tuple[tuple[str, str], list[int], list[int]]
 Prefix = tuple[int, ...]
+Answer = tuple[float, bool]
+Score = Callable[[list[Instance]], list[Answer]]
+Course = Callable[[list[Instance], Score], list[Answer]]
 
 BATCH_TOKENS = 4096
 _HEAD = 48
@@ -41,6 +44,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         context_length: most tokens the model reads at once.
         progress: called with ``choices``, requests done and requests in all.
         batch_tokens: about how many tokens the model reads at once.
+        course: answers requests by having them scored in an order of its own, some of them perhaps never.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         context_length: int,
         progress: Update | None = None,
         batch_tokens: int = BATCH_TOKENS,
+        course: Course | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -57,6 +62,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         self.max_length = context_length
         self._progress = progress
         self._batch_tokens = batch_tokens
+        self._course = course
         self._device = next(model.parameters()).device
 
     @property
@@ -75,10 +81,9 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         """Token ids of a text, never with special tokens added."""
         return list(self.tokenizer.encode(string, add_special_tokens=False))
 
-    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[Answer]:
         """Log-likelihood of each continuation after its context, and whether greedy decoding gives it."""
-        answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
-        return answers
+        return self._score(requests) if self._course is None else self._course(requests, self._score)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
         """Log-likelihood of each whole text, every token predicted once, with as much context as fits."""
@@ -89,6 +94,10 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         raise DataError(
             "this task generates text; quantcheck runs lm-eval tasks with output_type multiple_choice"
         )
+
+    def _score(self, requests: list[Instance]) -> list[Answer]:
+        answers: list[Answer] = super().loglikelihood(requests, disable_tqdm=True)
+        return answers
 
     def _rolling(self, text: str) -> float:
         tokens = self.tok_encode(text)

@@ -16,6 +16,7 @@ from quantcheck.metrics.text import ReferenceOutputs, measure_text
 from quantcheck.metrics.zeroshot import TaskSet, load_tasks, measure_tasks
 from quantcheck.models.text import Windows, evaluation_windows
 from quantcheck.progress import Update
+from quantcheck.stopping import NO_STOPS, Stops
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,7 @@ def measure(
     reference: ReferenceOutputs | None = None,
     progress: Update | None = None,
     batch: float = 1.0,
+    stops: Stops = NO_STOPS,
 ) -> dict[str, Measurement]:
     """Measure a model, reference or quantized.
 
@@ -80,6 +82,8 @@ def measure(
         progress: called with what is measured, items done and items in all.
         batch: how many times as many tokens as usual the model reads at once; figures must not depend on it
             but for the rounding of sums.
+        stops: by metric, when it is decided; where gates that share items all have one, the items that come
+            after that are not measured.
 
     Returns:
         Metric name to measurement, in the order of ``workload.plan.metrics``.
@@ -94,6 +98,7 @@ def measure(
             reference=reference,
             progress=progress,
             batch_tokens=int(batch * text_metrics.BATCH_TOKENS),
+            stops=stops,
         )
     if workload.tasks is not None:
         measured |= measure_tasks(
@@ -103,5 +108,6 @@ def measure(
             context_length=workload.context_length,
             progress=progress,
             batch_tokens=int(batch * harness.BATCH_TOKENS),
+            stops=stops,
         )
     return {name: measured[name] for name in workload.plan.metrics if name in measured}

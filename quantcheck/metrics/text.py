@@ -16,18 +16,24 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from quantcheck.errors import DataError
 from quantcheck.measurement import Measurement, measurement
 from quantcheck.metrics.catalog import TEXT_KINDS, version
+from quantcheck.metrics.queue import Queue
 from quantcheck.models.load import full_precision
 from quantcheck.models.text import Windows
 from quantcheck.progress import Update
+from quantcheck.stopping import NO_STOPS, Places, Stops
 
 REFERENCE_BUDGET = 512 << 20
 BATCH_TOKENS = 2048
+LOOK = 8
+"""Most windows between two looks at whether gates are decided."""
+
 _SOFTMAX = "float32 log-softmax"
 _WORDS = {
     "ppl": "mean NLL of each window",
@@ -47,13 +53,13 @@ class ReferenceOutputs:
     def __init__(self, model: nn.Module, budget: int = REFERENCE_BUDGET) -> None:
         self._model = model
         self._left = budget
-        self._kept: dict[tuple[str, int, int], Tensor] = {}
+        self._kept: dict[tuple[str, bytes], Tensor] = {}
 
-    def log_probs(self, windows: Windows, start: int, count: int) -> Tensor:
-        """Log-probabilities of ``count`` windows from ``start``: float32, [count, length, vocabulary]."""
-        key = (windows.digest, start, count)
+    def log_probs(self, windows: Windows, places: Places) -> Tensor:
+        """Log-probabilities of the windows at some positions: float32, [count, length, vocabulary]."""
+        key = (windows.digest, places.tobytes())
         if key not in self._kept:
-            computed = _log_probs(self._model, windows, start, count)
+            computed = _log_probs(self._model, windows, places)
             if computed.nbytes > self._left:
                 return computed
             self._left -= computed.nbytes
@@ -69,6 +75,7 @@ def measure_text(
     reference: ReferenceOutputs | None = None,
     progress: Update | None = None,
     batch_tokens: int = BATCH_TOKENS,
+    stops: Stops = NO_STOPS,
 ) -> dict[str, Measurement]:
     """Measure a model on one text.
 
@@ -79,6 +86,7 @@ def measure_text(
         reference: what ``kld`` and ``top1`` compare with.
         progress: called with the text's name, windows done and windows in all.
         batch_tokens: about how many tokens the model reads at once.
+        stops: by metric, when it is decided; without them, all windows are measured.
 
     Raises:
         DataError: ``kld`` or ``top1`` without a reference, or a token beyond the model's vocabulary.
@@ -87,38 +95,36 @@ def measure_text(
         raise DataError(
             f"text {windows.name}: kld and top1 compare with a reference model, and none was given"
         )
-    outcomes: dict[str, list[Tensor]] = {kind: [] for kind in TEXT_KINDS if kind in kinds}
-    count = max(1, batch_tokens // windows.length)
+    names = {kind: f"{kind}/{windows.name}" for kind in TEXT_KINDS if kind in kinds}
+    queue = Queue(dict.fromkeys(names.values(), np.arange(len(windows))), stops)
     compared = reference if set(kinds) - {"ppl"} else None
-    for start in range(0, len(windows), count):
-        scores = _batch_scores(model, windows, start, count, compared)
-        for kind, values in outcomes.items():
-            values.append(scores[kind])
+    batch = max(1, batch_tokens // windows.length)
+    while (places := queue.ahead(min(batch, LOOK) if queue.stops else batch)).size:
+        scores = _batch_scores(model, windows, places, compared)
+        queue.put(places, {metric: scores[kind].numpy() for kind, metric in names.items()})
         if progress is not None:
-            progress(windows.name, min(start + count, len(windows)), len(windows))
-    return {
-        f"{kind}/{windows.name}": _measurement(kind, windows, values) for kind, values in outcomes.items()
-    }
+            progress(windows.name, queue.done, len(windows))
+    return {metric: _measurement(kind, windows, queue) for kind, metric in names.items()}
 
 
 def _batch_scores(
-    model: nn.Module, windows: Windows, start: int, count: int, reference: ReferenceOutputs | None
+    model: nn.Module, windows: Windows, places: Places, reference: ReferenceOutputs | None
 ) -> dict[str, Tensor]:
-    log_p = _log_probs(model, windows, start, count)
-    labels = torch.from_numpy(windows.labels[start : start + count]).to(log_p.device)
+    log_p = _log_probs(model, windows, places)
+    labels = torch.from_numpy(windows.labels[places]).to(log_p.device)
     nll = -log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
     scores = {"ppl": _mean(nll)}
     if reference is not None:
-        log_r = reference.log_probs(windows, start, count)
+        log_r = reference.log_probs(windows, places)
         scores["kld"] = _mean((log_r.exp() * (log_r - log_p)).sum(-1, dtype=torch.float64))
         scores["top1"] = _mean(_agreement(log_r, log_p))
     return scores
 
 
 @torch.no_grad()
-def _log_probs(model: nn.Module, windows: Windows, start: int, count: int) -> Tensor:
+def _log_probs(model: nn.Module, windows: Windows, places: Places) -> Tensor:
     weight = next(model.parameters())
-    ids = torch.from_numpy(windows.inputs[start : start + count].copy()).to(weight.device)
+    ids = torch.from_numpy(windows.inputs[places]).to(weight.device)
     with full_precision():
         logits: Tensor = model(input_ids=ids, use_cache=False).logits
     return logits.float().log_softmax(-1)
@@ -138,8 +144,10 @@ def _mean(positions: Tensor) -> Tensor:
     return positions.to(torch.float64).mean(-1).cpu()
 
 
-def _measurement(kind: str, windows: Windows, values: list[Tensor]) -> Measurement:
+def _measurement(kind: str, windows: Windows, queue: Queue) -> Measurement:
     metric = f"{kind}/{windows.name}"
     protocol = f"{_WORDS[kind]}, {_SOFTMAX}; {windows.protocol}"
-    outcomes = torch.cat(values).numpy()
-    return measurement(metric, outcomes, windows.digest, protocol, version(metric), windows.documents)
+    whole = measurement(
+        metric, queue.outcomes(metric), windows.digest, protocol, version(metric), windows.documents
+    )
+    return whole.at(queue.taken(metric))

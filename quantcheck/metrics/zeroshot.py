@@ -16,7 +16,7 @@ import json
 import logging
 import math
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from typing import Any
 import datasets
 import numpy as np
 from lm_eval import evaluator
+from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from torch import nn
@@ -31,12 +32,17 @@ from transformers import PreTrainedTokenizerBase
 
 from quantcheck.errors import DataError
 from quantcheck.measurement import Measurement, digest, measurement
-from quantcheck.metrics.catalog import POOLED, TaskPlan, version
-from quantcheck.metrics.harness import BATCH_TOKENS, HarnessModel
+from quantcheck.metrics.catalog import TaskPlan, version
+from quantcheck.metrics.harness import BATCH_TOKENS, Answer, Course, HarnessModel, Score
+from quantcheck.metrics.queue import Queue
 from quantcheck.progress import Update
 from quantcheck.registry import did_you_mean
+from quantcheck.stopping import NO_STOPS, Places, Stops
 
 HEADLINES = ("acc", "acc_norm")
+ITEMS = 16
+"""Items between two looks at whether gates are decided."""
+
 _FEWSHOT_SEED = 1234
 
 Json = dict[str, Any]
@@ -103,8 +109,17 @@ def measure_tasks(
     context_length: int,
     progress: Update | None = None,
     batch_tokens: int = BATCH_TOKENS,
+    stops: Stops = NO_STOPS,
 ) -> dict[str, Measurement]:
-    """Accuracy on the items of each family asked for, and of all families together (``acc/pooled``)."""
+    """Accuracy on the items of each family asked for, and of all families together (``acc/pooled``).
+
+    With ``stops``, when each metric is decided, items that come after that are not measured.
+    """
+    parts = {
+        f"acc/{name}": dict(tasks.plan.families).get(name, tuple(tasks.tasks)) for name in tasks.plan.reported
+    }
+    queue = Queue({metric: _positions(tasks, names) for metric, names in parts.items()}, stops)
+    course = _Course(tasks, queue, progress) if parts.keys() <= stops.keys() else None
     outcomes = run_tasks(
         model,
         tokenizer,
@@ -112,11 +127,13 @@ def measure_tasks(
         context_length=context_length,
         progress=progress,
         batch_tokens=batch_tokens,
+        course=course,
     )
-    parts = dict(tasks.plan.families) | {POOLED: tuple(outcomes)}
     return {
-        f"acc/{name}": _measurement(name, [outcomes[task] for task in parts[name]])
-        for name in tasks.plan.reported
+        metric: _measurement(metric, [outcomes[task] for task in names]).at(
+            queue.taken(metric) if course else None
+        )
+        for metric, names in parts.items()
     }
 
 
@@ -128,15 +145,67 @@ def run_tasks(
     context_length: int,
     progress: Update | None = None,
     batch_tokens: int = BATCH_TOKENS,
+    course: Course | None = None,
 ) -> dict[str, TaskOutcomes]:
-    """Run lm-eval over the tasks and keep every item's outcome, by task."""
-    adapter = HarnessModel(model, tokenizer, context_length, progress, batch_tokens)
+    """Run lm-eval over the tasks and keep every item's outcome, by task.
+
+    lm-eval makes the prompts of all items, so that those of a ``course`` are the same as ever; the outcome of
+    an item that it leaves out is NaN.
+    """
+    adapter = HarnessModel(
+        model, tokenizer, context_length, None if course else progress, batch_tokens, course
+    )
     samples = {name: list(range(count)) for name, count in tasks.counts.items()}
     with _quiet():
         results = evaluator.evaluate(
             adapter, {"tasks": dict(tasks.tasks)}, samples=samples, bootstrap_iters=0, log_samples=True
         )
     return {name: _outcomes(name, task, results["samples"][name]) for name, task in tasks.tasks.items()}
+
+
+class _Course:
+    """Has requests scored item by item, in the order of a queue, until it asks for no more."""
+
+    def __init__(self, tasks: TaskSet, queue: Queue, progress: Update | None) -> None:
+        self._tasks, self._queue, self._progress = tasks, queue, progress
+
+    def __call__(self, requests: list[Instance], score: Score) -> list[Answer]:
+        items = self._items(requests)
+        answers = [(math.nan, False)] * len(requests)
+        while (places := self._queue.ahead(ITEMS)).size:
+            asked = [index for place in places for index in items[place]]
+            for index, answer in zip(asked, score([requests[index] for index in asked]), strict=True):
+                answers[index] = answer
+            scored = ([(requests[index], answers[index]) for index in items[place]] for place in places)
+            self._queue.put(places, np.array([self._outcome(choices) for choices in scored]))
+            if self._progress is not None:
+                self._progress("items", self._queue.done, len(items))
+        return answers
+
+    def _items(self, requests: list[Instance]) -> list[list[int]]:
+        """The requests of each item, in the order of tasks and items, those of one by its choices."""
+        items: dict[tuple[str, int], list[int]] = {
+            (name, index): [] for name, count in self._tasks.counts.items() for index in range(count)
+        }
+        for index in sorted(range(len(requests)), key=lambda index: requests[index].idx):
+            items[requests[index].task_name, requests[index].doc_id].append(index)
+        return list(items.values())
+
+    def _outcome(self, choices: list[tuple[Instance, Answer]]) -> float:
+        request = choices[0][0]
+        task, answers = self._tasks.tasks[request.task_name], [answer for _, answer in choices]
+        sample = {"filtered_resps": answers, **task.process_results(request.doc, answers)}
+        return _outcome(sample, _headline(task))
+
+
+def _positions(tasks: TaskSet, names: Collection[str]) -> Places:
+    """Where the items of some tasks are among those of all."""
+    of = np.repeat(list(tasks.counts), list(tasks.counts.values()))
+    return np.flatnonzero(np.isin(of, list(names)))
+
+
+def _headline(task: ConfigurableTask) -> str:
+    return str(task.config.metric_list[0]["metric"])
 
 
 def _load_task(manager: TaskManager, folder: Path, name: str) -> ConfigurableTask:
@@ -222,7 +291,7 @@ def _read_item(line: str, where: str) -> Json:
 
 
 def _outcomes(name: str, task: ConfigurableTask, samples: list[Json]) -> TaskOutcomes:
-    headline = task.config.metric_list[0]["metric"]
+    headline = _headline(task)
     shots = task.get_config("num_fewshot")
     edition = (task.get_config("metadata") or {}).get("version")
     return TaskOutcomes(
@@ -254,8 +323,7 @@ def _outcome(sample: Json, headline: str) -> float:
     return float(sample[headline]) if finite else math.nan
 
 
-def _measurement(name: str, parts: list[TaskOutcomes]) -> Measurement:
-    metric = f"acc/{name}"
+def _measurement(metric: str, parts: list[TaskOutcomes]) -> Measurement:
     protocols = "; ".join(dict.fromkeys(part.protocol for part in parts))
     return measurement(
         metric,

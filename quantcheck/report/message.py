@@ -36,9 +36,8 @@ def message(gate: GateRecord, machine: Mapping[str, str]) -> str:
         f"{gate.verdict}: {gate.metric} of {gate.model} quantized by {gate.spec} ({gate.tier} tier){over}"
     ]
     if gate.value is not None:
-        lines.append(
-            f"  measured   {figure(gate.metric, gate.value)}{_unit(gate)}, {_direction(gate)}, n = {gate.n}"
-        )
+        shown = f"{figure(gate.metric, gate.value)}{_unit(gate)}"
+        lines.append(f"  measured   {shown}, {_direction(gate)}, n = {_items(gate)}")
     if gate.reference is not None:
         of = f"by {gate.against}" if gate.against else "at full precision"
         lines.append(f"  reference  {figure(gate.metric, gate.reference)} {of}, same items")
@@ -47,10 +46,9 @@ def message(gate: GateRecord, machine: Mapping[str, str]) -> str:
             f"  worse by   {with_error(gate.worse, gate.worse_stderr)} {difference_unit(gate)} "
             f"(paired), {'margin' if gate.against else 'floor'} {_bound(gate.floor)}"
         )
-    if gate.lower is not None and gate.upper is not None and gate.mde is not None:
+    if gate.lower is not None and gate.upper is not None:
         lines.append(
-            f"  tested     {signed(gate.lower)} to {signed(gate.upper)}{_flips(gate)}; a difference of "
-            f"{_bound(gate.mde)} would have been seen (80 % power)"
+            f"  tested     {signed(gate.lower)} to {signed(gate.upper)}{_flips(gate)}; {_seen(gate)}"
         )
     if gate.baseline is not None:
         lines.append(
@@ -100,6 +98,17 @@ def published_line(found: Citation) -> str:
 def difference_unit(gate: GateRecord) -> str:
     """The unit of ``worse``, ``floor`` and ``drift``: perplexities are compared as nats of mean NLL."""
     return "nat" if gate.unit == "perplexity" else gate.unit
+
+
+def _items(gate: GateRecord) -> str:
+    return f"{gate.n}" if gate.of is None else f"{gate.n} of {gate.of}"
+
+
+def _seen(gate: GateRecord) -> str:
+    """What the test could see; bounds of a test in sequence hold whenever it stops."""
+    if gate.mde is None:
+        return "bounds that hold at any stop"
+    return f"a difference of {_bound(gate.mde)} would have been seen (80 % power)"
 
 
 def _flips(gate: GateRecord) -> str:

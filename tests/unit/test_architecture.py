@@ -46,7 +46,8 @@ PURE = {
     "statistics": ("", "numpy scipy"),
     "artifact_facts": ("", ""),
     "published": ("errors measurement", ""),
-    "judging": ("artifact_facts measurement published statistics", "numpy"),
+    "stopping": ("measurement statistics", "numpy"),
+    "judging": ("artifact_facts measurement published statistics stopping", "numpy"),
     "gate": ("artifact_facts judging measurement statistics", "numpy"),
     "orderings": ("errors gate judging measurement spec statistics", "numpy"),
     "outcomes": ("measurement", "numpy"),
@@ -79,11 +80,12 @@ ROOMS = {
     ),
     "models": ("errors measurement spec", "torch transformers tokenizers safetensors huggingface_hub numpy"),
     "metrics": (
-        "errors measurement models plan progress registry spec",
+        "errors measurement models plan progress registry spec stopping",
         "torch transformers lm_eval datasets numpy",
     ),
     "runner": (
-        "artifact_facts cache errors measurement methods metrics models progress provenance results spec",
+        "artifact_facts cache errors measurement methods metrics models progress provenance results spec "
+        "stopping",
         "torch transformers",
     ),
     "recalibration": (
@@ -102,14 +104,15 @@ ROOMS = {
     "extensions": ("codecs errors kernels methods registry", ""),
     "decision": (
         "__init__ artifact_facts baseline changelog errors gate judging known_gates measurement methods "
-        "noise options outcomes plan provenance published recalibration record report results snapshot",
+        "noise options outcomes plan provenance published recalibration record report results snapshot "
+        "spec stopping",
         "",
     ),
     "ordering_decision": ("decision errors judging known_gates orderings plan record", ""),
     "session": (
-        "__init__ artifact_facts baseline decision errors extensions known_gates measurement methods metrics "
-        "models options ordering_decision plan policy provenance published record report run_verdicts runner "
-        "snapshot spec statistics",
+        "__init__ artifact_facts baseline decision errors extensions known_gates methods metrics models "
+        "options ordering_decision plan policy provenance published record report run_verdicts runner "
+        "snapshot spec statistics stopping",
         "torch",
     ),
     "preflight": (

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
 from quantcheck.statistics.bound import Answer
@@ -15,10 +17,10 @@ from quantcheck.statistics.sequential import (
     SLACK,
     WEIGHTS,
     Betting,
+    averaged,
     equal_items,
     equal_share,
     limits,
-    padded,
     shuffled,
 )
 
@@ -124,7 +126,7 @@ def test_swapping_the_models_swaps_the_answers(outcomes: list[int]) -> None:
 
 def test_the_wealth_is_the_product_of_the_bets() -> None:
     outcomes = [1.0, 0.0, 1.0, -1.0, 1.0]
-    fractions, weights = 0.5 ** np.arange(12), 1 / np.arange(1, 13)
+    fractions, weights = 0.5 ** np.arange(12), 1 / np.arange(1, 13) ** 2
     wealth = [
         float(weights @ np.prod(1 + np.outer((np.array(outcomes[:n]) - 0.1) / 1.1, fractions), axis=0))
         / weights.sum()
@@ -202,23 +204,73 @@ def test_a_seeded_order_keeps_clusters_together(clusters: list[int], seed: int) 
     assert len(starts) == len(set(clusters))
 
 
-def test_every_cluster_comes_first_about_as_often() -> None:
-    firsts = np.bincount([shuffled([0, 0, 0, 1, 2, 2], seed)[0] // 2 for seed in range(600)])
-    firsts_of = {int(shuffled([0, 0, 0, 1, 2, 2], seed)[0]) for seed in range(50)}
-    assert firsts_of == {0, 3, 4}
+def test_a_cluster_comes_first_as_often_as_it_has_items() -> None:
+    firsts = np.bincount([shuffled([0, 0, 0, 1, 2, 2], seed)[0] for seed in range(1200)])
     assert firsts.min() > 150
+    assert firsts.sum() == 1200
 
 
 @given(st.lists(st.tuples(st.sampled_from([-1, 0, 1]), st.integers(0, 6)), min_size=1, max_size=30))
-def test_padding_keeps_the_side_of_the_margin_and_the_limits(items: list[tuple[int, int]]) -> None:
+def test_a_cluster_counts_by_its_mean_and_its_size(items: list[tuple[int, int]]) -> None:
     outcomes, clusters = zip(*items, strict=True)
-    units = padded(outcomes, clusters, 0.25)
-    most = max(clusters.count(label) for label in clusters)
-    assert len(units) == len(set(clusters))
-    assert (np.abs(units) <= 1).all()
-    assert (units - 0.25).sum() * most == pytest.approx(sum(outcomes) - 0.25 * len(outcomes))
-    first = [outcome for outcome, label in items if label == clusters[0]]
-    assert units[0] == pytest.approx((sum(first) + (most - len(first)) * 0.25) / most)
+    units, sizes = averaged(outcomes, clusters)
+    labels = list(dict.fromkeys(clusters))
+    assert sizes.tolist() == [clusters.count(label) for label in labels]
+    of_label = [[outcome for outcome, own in items if own == label] for label in labels]
+    assert units == pytest.approx([np.mean(own) for own in of_label])
+
+
+@pytest.mark.parametrize("clusters", [np.arange(60), np.repeat(np.arange(24), [1] * 12 + [4] * 12)])
+def test_errors_about_a_full_set_keep_to_their_levels_whatever_the_clusters(
+    clusters: NDArray[np.int64],
+) -> None:
+    """Short clusters are the bad ones: a test that took clusters as equals would be wrong about the items."""
+    values = np.where(np.bincount(clusters)[clusters] == 1, 0.6, -0.1) + np.linspace(-0.3, 0.3, 60)
+    for shift, answer, level in ((-1e-9, Answer.WORSE, 0.05), (1e-9, Answer.NOT_WORSE, 0.2)):
+        betting = Betting(float(values.mean()) - shift, -1, 1, 0.05, 0.2, of=60)
+        wrong = 0
+        for seed in range(150):
+            order = shuffled(clusters, seed)
+            units, sizes = averaged(values[order], clusters[order])
+            last = int(np.flatnonzero(sizes.cumsum() <= 45)[-1]) + 1  # before the last ones give it away
+            wrong += betting.course(units[:last], sizes=sizes[:last]).answers[0] is answer
+        assert wrong / 150 <= level + 3 * math.sqrt(level * (1 - level) / 150)
+
+
+@given(st.lists(st.sampled_from([-1.0, -0.5, 0.0, 1.0]), min_size=1, max_size=30))
+def test_a_full_set_is_decided_when_all_of_it_was_taken(outcomes: list[float]) -> None:
+    found = Betting(0.1, of=len(outcomes)).course(outcomes)
+    beyond = math.fsum(outcomes) > 0.1 * len(outcomes)
+    assert found.answers[0] in {Answer.WORSE, Answer.NOT_WORSE}
+    if found.taken[0] == len(outcomes):
+        assert (found.answers[0] is Answer.WORSE) is beyond
+
+
+def test_what_the_rest_cannot_mend_is_certain() -> None:
+    betting = Betting(0.1, -0.2, 0.5, alarm=1e-9, alpha=1e-9, of=10)
+    assert betting.course([0.5] * 4).answers[0] is Answer.CANNOT_TELL
+    assert betting.course([0.5] * 5).answers[0] is Answer.WORSE
+    assert betting.course([-0.2] * 5).answers[0] is Answer.CANNOT_TELL
+    assert betting.course([-0.2] * 6).answers[0] is Answer.NOT_WORSE
+
+
+def test_more_items_than_the_full_set_has_are_refused() -> None:
+    with pytest.raises(ValueError, match="4 items were drawn from a set of 3"):
+        Betting(0.1, of=3).course([0.0, 0.0], sizes=[3, 1])
+
+
+@given(OUTCOMES.filter(len), st.sampled_from([None, 60]))
+def test_bounds_are_where_the_claims_end(outcomes: list[int], of: int | None) -> None:
+    betting = Betting(0.05, -1, 1, 0.05, 0.05, of)
+    lower, upper = betting.bounds(outcomes)
+    assert -1 <= lower <= upper <= 1
+    for margin, answer in ((lower - 0.01, Answer.WORSE), (upper + 0.01, Answer.NOT_WORSE)):
+        if -1 < margin < 1:
+            found = replace(betting, margin=margin).course(outcomes, len(outcomes))
+            assert found.answers[0] is answer
+    within = (lower + upper) / 2
+    if upper - lower > 0.02 and -1 < within < 1:
+        assert replace(betting, margin=within).course(outcomes).answers[0] is Answer.CANNOT_TELL
 
 
 @given(st.integers(1, 300), st.integers(0, 19), st.sampled_from([0.2, 0.05, 0.01]))
