@@ -179,7 +179,7 @@ class State:
         """Whether a gate whose test passed is red in the run's record (`quantcheck.run_verdicts`)."""
         gates = _records(raw)
         passed = {gate.id for gate in gates if not self._fails(gate)}
-        return any(self._fails(gate) and gate.id in passed for gate in self.session.run_record(gates).gates)
+        return any(self._fails(gate) and gate.id in passed for gate in self._run_record(raw).gates)
 
     def write_reports(self, raw: Sequence[dict[str, Any]]) -> None:
         """Write every report that was asked for."""

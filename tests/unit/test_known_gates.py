@@ -85,6 +85,14 @@ def test_what_is_green_or_missing_is_never_known(tmp_path: Path, verdict: Verdic
         read_known_gates([write(tmp_path / "mine", {**RIGHT, "verdict": verdict})])
 
 
+def test_an_ordering_is_listed_by_both_of_its_specs(tmp_path: Path) -> None:
+    id = "mine/gptq-w3-g128-over-awq-w3-g128/ppl/web"
+    assert (id, "smoke", "cpu") in read_known_gates([write(tmp_path / "mine", {**RIGHT, "id": id})])
+    for other in (id.replace("awq", "AWQ"), id.replace("-over-", "-over-over-")):
+        with pytest.raises(BaselineError, match="is no exact id"):
+            read_known_gates([write(tmp_path / "mine", {**RIGHT, "id": other})])
+
+
 def test_a_gate_is_listed_once_in_all_folders(tmp_path: Path) -> None:
     mine, ours = (write(tmp_path / name, {**RIGHT, "reason": name}) for name in ("mine", "ours"))
     with pytest.raises(BaselineError, match="mine/rtn-w3-g128/ppl/web smoke cpu is listed twice"):

@@ -11,6 +11,7 @@ import pytest
 
 from quantcheck.gate import Bounds, Judgement, Verdict, judge
 from quantcheck.judging.evidence import AcceptedFigure
+from quantcheck.known_gates import KnownGate, expect
 from quantcheck.measurement import Measurement, paired_difference
 from quantcheck.published import Answer, Match, RunFigure, decisive, matches
 from unit.builders import evidence, measured
@@ -204,3 +205,11 @@ def test_a_collapsed_row_agrees_with_its_order_of_magnitude() -> None:
     match = decisive(matches(FILES.values(), run))
     collapsed = replace(FLOOR, floor=None)
     assert decided(6e5, published=match, bounds=collapsed).verdict is Verdict.PASS
+
+
+def test_a_run_known_to_be_worse_than_published_may_be_listed_as_such() -> None:
+    about = {"tier": "full", "device": "cuda", "reason": "another recipe", "issue": "docs/findings.md"}
+    listed = KnownGate("llama3-8b/gptq-w4-g128/ppl/wikitext2", verdict=Verdict.BELOW_FLOOR, **about)
+    assert expect(decided(7.3), listed).verdict is Verdict.KNOWN
+    assert expect(decided(6.55), listed).verdict is Verdict.STALE_KNOWN
+    assert expect(decided(8.0, reference=7.5), listed).verdict is Verdict.NO_BASELINE
