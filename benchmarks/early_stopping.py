@@ -1,4 +1,4 @@
-"""How many windows a verdict takes, and how often stopping early errs: on real outcomes of planted faults.
+r"""How many windows a verdict takes, and how often stopping early errs: on real outcomes of planted faults.
 
 Real models are quantized, altered in every way of `benchmarks.planted`, and measured once, window by window;
 the outcomes are kept, so that a second run takes seconds. Then each case is judged in many random orders by
@@ -6,7 +6,7 @@ the rule of the gates (`quantcheck.stopping`), with the margins of the policy an
 of one of a hundred. A case is *beyond the margin* if its mean over all windows is: that is what the drift is
 about, so every answer is right or wrong.
 
-    python -m benchmarks.early_stopping --into docs/statistics.md --stories DATA/models/stories260K \\
+    python -m benchmarks.early_stopping --into docs/statistics.md --stories DATA/models/stories260K \
         --text DATA/data/tinystories/train_head.txt --calibration DATA/data/tinystories/valid_sample.txt
 """
 
