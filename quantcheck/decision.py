@@ -179,7 +179,7 @@ class _Decision:
     def _figures(self, facts: ArtifactFacts) -> Figures:
         """What was measured; nothing for what is not quantized: its figures would say nothing."""
         if self.cell.metric in VERSIONS or not_quantized(self._evidence(facts, None, None)):
-            return Figures({}, facts, 0.0, reused=True)
+            return self.runner.stored(self.cell.model, self.spec)
         self.rules = self.session.rules(self.runner, self.cell.model, self.spec)
         return self.runner.figures(self.cell.model, self.spec, self.rules)
 

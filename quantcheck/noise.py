@@ -72,21 +72,23 @@ class Noise:
 def noise(accepted: Figures, repeated: Sequence[Measured], recalibrated: Sequence[Figures]) -> Noise:
     """Sum up what moved.
 
+    A figure that is not finite has no noise, and is never accepted.
+
     Args:
         accepted: the figures to be accepted.
         repeated: the same artifact measured again, by metric.
         recalibrated: figures of the same method, calibrated anew.
 
     Raises:
-        QuantizationError: a figure is not finite.
+        QuantizationError: a finite figure is not finite when it is made or measured anew.
         ValueError: a metric was measured on other items.
     """
-    evaluation, shift = _evaluation(accepted.measurements, repeated)
+    finite = {name: one for name, one in accepted.measurements.items() if math.isfinite(one.mean)}
+    evaluation, shift = _evaluation(finite, repeated)
     if not recalibrated:
         return Noise(evaluation, shift)
-    figures = (accepted, *recalibrated)
-    spreads = _recalibration([each.measurements for each in figures])
-    facts = [each.facts for each in figures if each.facts is not None]
+    spreads = _recalibration(finite, [each.measurements for each in recalibrated])
+    facts = [each.facts for each in (accepted, *recalibrated) if each.facts is not None]
     for metric in (WEIGHTS, GAINS, ROWS, OUTPUTS):
         if spread := _log_spread([each.errors(metric) for each in facts]):
             spreads[metric] = spread
@@ -106,20 +108,21 @@ def _evaluation(
     return largest, shift
 
 
-def _recalibration(figures: Sequence[Measured]) -> dict[str, Spread]:
-    first, *others = figures
-    for name, one in first.items():
-        for other in others:
+def _recalibration(accepted: Measured, recalibrated: Sequence[Measured]) -> dict[str, Spread]:
+    for name, one in accepted.items():
+        for other in recalibrated:
             _refuse_others(one, other[name])
+    figures = (accepted, *recalibrated)
     return {
-        name: Spread(statistics.stdev(each[name].mean for each in figures), len(others)) for name in first
+        name: Spread(statistics.stdev(each[name].mean for each in figures), len(recalibrated))
+        for name in accepted
     }
 
 
 def _refuse_others(one: Measurement, other: Measurement) -> None:
     if (one.items, one.n) != (other.items, other.n):
         raise ValueError(f"{one.metric} was measured again on other items: there is no noise to tell")
-    if not math.isfinite(one.mean + other.mean):
+    if not math.isfinite(other.mean):
         raise QuantizationError(
             f"{one.metric} is {one.mean:g}, and {other.mean:g} when made or measured anew: a method that is "
             "not finite on every sample has no noise to tell; mend it"

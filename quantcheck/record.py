@@ -52,7 +52,8 @@ class GateRecord:
             `quantcheck.outcomes` packs them.
         weights: number of quantized weights of the model.
         artifact: digest of what was stored for the quantized model.
-        seconds: spent on this gate's figure, 0 when it was reused.
+        seconds: spent on this gate's figure, or on quantizing and looking at what is stored; 0 when it was
+            reused.
         quantize_seconds: that quantizing took when it was done.
         accepted: ``old -> new`` when this run stored a new baseline.
         policy: the policy's reason.

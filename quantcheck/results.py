@@ -17,7 +17,7 @@ class Figures:
     Attributes:
         measurements: by metric name.
         facts: what is stored for a quantized model; ``None`` for a reference.
-        seconds: that quantizing and measuring took when it was done.
+        seconds: that making them took when it was done.
         reused: whether it came from the cache.
         quantize_seconds: that quantizing alone took; ``None`` for a reference.
     """

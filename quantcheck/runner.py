@@ -128,10 +128,14 @@ class Runner:
         return self._once(("reference", model.name), lambda: self._figures(model, None))
 
     def facts(self, model: ModelSpec, spec: QuantSpec) -> ArtifactFacts:
-        """What is stored for one quantized model; nothing is evaluated for it."""
-        found = self._once(("facts", model.name, str(spec)), lambda: self._quantized(model, spec))
-        assert found.facts is not None
-        return found.facts
+        """What is stored for one quantized model."""
+        facts = self.stored(model, spec).facts
+        assert facts is not None
+        return facts
+
+    def stored(self, model: ModelSpec, spec: QuantSpec) -> Figures:
+        """The facts alone of one quantized model: nothing is evaluated for them."""
+        return self._once(("stored", model.name, str(spec)), lambda: self._stored(model, spec))
 
     def figures(self, model: ModelSpec, spec: QuantSpec, stops: Stops = NO_STOPS) -> Figures:
         """One quantized model's measurements, each until it is decided where it may stop, and facts."""
@@ -146,7 +150,7 @@ class Runner:
             model=source.model_digest,
             tokenizer=source.tokenizer_digest,
             calibration=self._data_digest(model, spec),
-            method_version=_method_version(spec),
+            method_version=int(METHODS.resolve(spec.method).version),
             seed=self.seed,
         )
 
@@ -225,15 +229,15 @@ class Runner:
     def _figures(self, model: ModelSpec, spec: QuantSpec | None, stops: Stops = NO_STOPS) -> Figures:
         return self._kept(self.figures_key(model, spec, stops), lambda: self._measure(model, spec, stops))
 
-    def _quantized(self, model: ModelSpec, spec: QuantSpec) -> Figures:
-        """Figures without any measurement: the facts alone."""
+    def _stored(self, model: ModelSpec, spec: QuantSpec) -> Figures:
         artifact, kernels = self._artifact_key(model, spec).digest, ",".join(self.kernels)
         key = CacheKey.of("facts", artifact=artifact, fed=self._fed_digest(model), kernels=kernels)
         return self._kept(key, lambda: self._looked_at(model, spec))
 
     def _looked_at(self, model: ModelSpec, spec: QuantSpec) -> Figures:
         module, artifact = self.module(model, spec), self.artifact(model, spec)
-        return Figures({}, self._facts(model, artifact, module), 0.0, False)
+        took = float((self._artifact_folder(model, spec) / SECONDS).read_text(encoding="utf-8"))
+        return Figures({}, self._facts(model, artifact, module), 0.0, False, took)
 
     def _kept(self, key: CacheKey, make: Callable[[], Figures]) -> Figures:
         """Figures from the cache, or made now and timed."""
@@ -258,8 +262,7 @@ class Runner:
                 return Figures(measure(self.loaded(model).model, workload, progress=update), None, 0.0, False)
             facts, module = self.facts(model, spec), self.module(model, spec)
             figures = self._evaluated(model, facts, module, update, stops)
-            took = float((self._artifact_folder(model, spec) / SECONDS).read_text(encoding="utf-8"))
-        return replace(figures, quantize_seconds=took)
+        return replace(figures, quantize_seconds=self.stored(model, spec).quantize_seconds)
 
     def measured(self, model: ModelSpec, artifact: Artifact, update: Update) -> Figures:
         """Look at what any ``artifact`` left of a model, then measure it, in place of the one in memory."""
@@ -394,7 +397,3 @@ def _tokens(windows: Windows) -> Tensor:
 
 def _scale_dtype(stored: str) -> torch.dtype:
     return torch.float32 if stored == "float32" else torch.float16
-
-
-def _method_version(spec: QuantSpec) -> int:
-    return int(METHODS.resolve(spec.method).version)

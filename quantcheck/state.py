@@ -52,9 +52,9 @@ class QuantizedModel:
         return self.state.runner.artifact(self.model, self.spec)
 
     @property
-    def facts(self) -> ArtifactFacts | None:
+    def facts(self) -> ArtifactFacts:
         """What was found in the model: quantized layers, stored and nominal bits."""
-        return self.state.runner.figures(self.model, self.spec).facts
+        return self.state.runner.facts(self.model, self.spec)
 
     @property
     def module(self) -> nn.Module:

@@ -14,6 +14,11 @@ import pytest
 SUITE = "from quantcheck.suites.test_language import test_gate\n"
 WORDS = "the a small fox runs over hills and rivers while seven old birds sing about rain in autumn".split()
 
+STORED = ("artifact/weights", "artifact/gains", "artifact/rows", "artifact/outputs", "bpw")
+MEASURED = ("ppl/eval", "kld/eval", "top1/eval")
+GATES = (*STORED, *MEASURED)
+"""What is gated of each spec of the tiny model, in this order."""
+
 POLICY = """
 schema = 1
 
@@ -69,12 +74,13 @@ class Project:
 
     @property
     def options(self) -> list[str]:
-        """The options that name the model, its texts and the folders."""
+        """The options that name the model, its texts and the folders; accepting recalibrates nothing."""
         return [
             f"--quantcheck-model=tiny={self.model}",
             "--quantcheck-text=eval.txt",
             "--quantcheck-calibration=calibration.txt",
             "--quantcheck-calibration-windows=4",
+            "--quantcheck-recalibrations=0",
             *self.folders,
         ]
 

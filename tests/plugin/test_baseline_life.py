@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mutants.methods import ScalesOff, Sound
 
-from plugin.project import POLICY, Project, files, matched, refused, said
+from plugin.project import GATES, POLICY, Project, files, matched, refused, said
 
 ACCEPT = "review the figures, then accept them with the same command and --snapshot-update"
 
@@ -17,13 +17,13 @@ def test_a_first_run_is_red_and_prints_how_to_accept(project: Project) -> None:
     result = project.run()
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.assert_outcomes(failed=6)
+    result.assert_outcomes(failed=len(GATES))
     assert set(project.verdicts().values()) == {"NO_BASELINE"}
     matched(
         result,
         "NO_BASELINE: bpw of tiny quantized by rtn-w8 (smoke tier)",
         f"now * {ACCEPT}",
-        "6 gates: 6 NO_BASELINE",
+        f"{len(GATES)} gates: {len(GATES)} NO_BASELINE",
         "No baseline yet for tiny: review * then accept with the same command and --snapshot-update.",
     )
     assert files(project.baselines).keys() == {"policy.toml"}
@@ -33,14 +33,18 @@ def test_accepting_prints_old_and_new_and_makes_the_next_run_green(project: Proj
     accepted = project.run("--snapshot-update")
 
     assert accepted.ret == pytest.ExitCode.OK
-    accepted.assert_outcomes(passed=6)
-    matched(accepted, "accepted tiny/rtn-w8/bpw (smoke): none -> 9.167", "6 gates: 6 PASS")
+    accepted.assert_outcomes(passed=len(GATES))
+    matched(
+        accepted,
+        "accepted tiny/rtn-w8/bpw (smoke): none -> 9.167",
+        f"{len(GATES)} gates: {len(GATES)} PASS",
+    )
     before = files(project.baselines)
 
     rerun = project.run()
 
     assert rerun.ret == pytest.ExitCode.OK
-    rerun.assert_outcomes(passed=6)
+    rerun.assert_outcomes(passed=len(GATES))
     assert set(project.verdicts().values()) == {"PASS"}
     rerun.stdout.no_fnmatch_line("*accepted*")
     assert files(project.baselines) == before
@@ -227,7 +231,7 @@ def test_the_packaged_baselines_are_a_fallback_and_never_written_to(
 
 def test_without_a_folder_named_baselines_lie_below_the_root(project: Project) -> None:
     result = project.pytester.runpytest_inprocess(
-        *project.options[:4],
+        *project.options[:5],
         "--quantcheck-specs=rtn-w8",
         "--snapshot-update",
         f"--quantcheck-cache={project.cache}",

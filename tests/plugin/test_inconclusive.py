@@ -26,7 +26,7 @@ def test_a_gate_that_cannot_tell_is_red_and_says_what_would_decide(close: Projec
     gate = close.gates()["rtn-w8/kld/eval"]
     assert gate["lower"] < gate["floor"] < gate["upper"]
     assert gate["needed"] > gate["n"]
-    assert gate["alarm"] == 0.01 / 4
+    assert gate["alarm"] == 0.01 / 4  # bpw, ppl, kld and top1 may have floors
 
 
 def test_it_may_warn_at_a_desk_and_is_shown_as_what_it_is(close: Project) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from plugin.project import Project, entries, matched, refused
+from plugin.project import GATES, Project, entries, matched, refused
 from quantcheck.options import OPTIONS
 
 CHOSEN = [option for option in OPTIONS if option.choices]
@@ -15,6 +15,7 @@ COUNTED = [
     ("windows", "0"),
     ("window", "1"),
     ("calibration-windows", "0"),
+    ("recalibrations", "-1"),
     ("seed", "-1"),
     ("windows", "many"),
     ("seed", "1.5"),
@@ -58,6 +59,8 @@ def test_every_setting_may_stand_in_the_ini_file(project: Project) -> None:
         project,
         f"quantcheck_model = tiny={project.model}",
         "quantcheck_text = eval.txt",
+        "quantcheck_calibration = calibration.txt",
+        "quantcheck_calibration_windows = 4",
         "quantcheck_specs = rtn-w8",
         "quantcheck_seed = 7",
         f"quantcheck_cache = {project.cache}",
@@ -73,7 +76,8 @@ def test_every_setting_may_stand_in_the_ini_file(project: Project) -> None:
     result = project.pytester.runpytest_inprocess("--snapshot-update")
 
     assert result.ret == pytest.ExitCode.OK
-    matched(result, "collected 6 items", "dtype bfloat16 | seed 7", "6 gates: 6 PASS")
+    count = len(GATES)
+    matched(result, f"collected {count} items", "dtype bfloat16 | seed 7", f"{count} gates: {count} PASS")
     assert (project.path / "accepted" / "tiny" / "cpu" / "rtn-w8.json").is_file()
     assert project.report()["header"]["seed"] == 7
     gate = project.gates()["rtn-w8/ppl/eval"]
@@ -95,7 +99,7 @@ def test_the_header_says_what_is_under_test(project: Project) -> None:
     matched(
         result,
         f"quantcheck *: tiny ({project.model}) | tier smoke | device auto | dtype auto | seed 20240414",
-        "quantcheck matrix: 7 specs of rtn, 28 gates, 0 unsupported combinations left out",
+        f"quantcheck matrix: 7 specs of rtn, {7 * len(GATES)} gates, 0 unsupported combinations left out",
         f"quantcheck baselines: {project.baselines} | policy *policy.toml | cache {project.cache}",
     )
 
@@ -198,7 +202,7 @@ def test_cache_off_leaves_nothing_behind(project: Project, monkeypatch: pytest.M
 
 
 def test_the_default_cache_lies_in_the_users_cache_folder(project: Project) -> None:
-    project.pytester.runpytest_inprocess(*project.options[:4], "--quantcheck-specs=rtn-w8")
+    project.pytester.runpytest_inprocess(*project.options[:5], "--quantcheck-specs=rtn-w8")
 
     home = Path(os.environ["HOME"])
     assert home == project.path

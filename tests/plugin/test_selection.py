@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from plugin.project import Project, files, matched, refused, said
+from plugin.project import GATES, STORED, Project, files, matched, refused, said
 
 LIST = "--quantcheck-list"
 
@@ -24,10 +24,10 @@ def test_list_prints_every_gate_with_its_marks_and_runs_none(project: Project) -
     assert result.ret == pytest.ExitCode.OK
     matched(
         result,
-        "tiny/rtn-w8/bpw  quantcheck canary bits(w=8)",
+        *(f"tiny/rtn-w8/{metric}  quantcheck canary bits(w=8)" for metric in STORED),
         "tiny/rtn-w8/ppl/eval  quantcheck canary bits(w=8)",
         "tiny/rtn-w3/bpw  quantcheck ultra_low_bit bits(w=3)",
-        "quantcheck matrix: 2 specs of rtn, 8 gates",
+        f"quantcheck matrix: 2 specs of rtn, {2 * len(GATES)} gates",
     )
     assert not (project.path / "report.json").exists()
 
@@ -146,7 +146,7 @@ def test_a_choice_that_cannot_be_served_is_refused_with_a_hint(
 @pytest.mark.parametrize(
     ("args", "hint"),
     [
-        (("-m", "ultra_low_bit"), "left none of 4 gates"),
+        (("-m", "ultra_low_bit"), f"left none of {len(GATES)} gates"),
         (("-k", "nothing_is_called_so"), "--quantcheck-list"),
         (("-m", "bits(w=16)"), "nothing is selected"),
     ],
@@ -175,5 +175,6 @@ def test_the_suite_runs_by_its_module_name_in_any_folder(project: Project) -> No
     result = project.run_apart("--pyargs", "quantcheck.suites", "-m", "canary", specs="*")
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    matched(result, "24 gates: 24 NO_BASELINE")  # the canaries of rtn, gptq, awq and smoothquant
+    count = 4 * len(GATES)  # the canaries of rtn, gptq, awq and smoothquant
+    matched(result, f"{count} gates: {count} NO_BASELINE")
     assert files(project.baselines).keys() == {"policy.toml"}

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from plugin.project import Project, entries, files, matched
+from plugin.project import GATES, Project, entries, files, matched
 
 SPECS = "rtn-w2,rtn-w3,rtn-w8"
 COUNTING = """
@@ -42,15 +42,18 @@ def test_workers_accept_what_one_process_accepts(project: Project, tmp_path: Pat
     result = project.run("-n2", "--snapshot-update", own, specs=SPECS)
 
     assert result.ret == pytest.ExitCode.OK
-    result.assert_outcomes(passed=18)
-    matched(result, "accepted tiny/rtn-w2/bpw (smoke): none -> *", "18 gates: 18 PASS")
+    count = 3 * len(GATES)
+    result.assert_outcomes(passed=count)
+    matched(result, "accepted tiny/rtn-w2/bpw (smoke): none -> *", f"{count} gates: {count} PASS")
     assert len(entries(tmp_path / "cache", "artifact")) == 3
     assert len(entries(tmp_path / "cache", "reference")) == 1
     shared, stored = figures(project), files(project.baselines)
     told = stored["CHANGELOG.md"].decode().splitlines()[6:]
     assert sorted(row.split(" | ")[2] for row in told) == sorted(f"tiny/{name}" for name in shared)
-    assert len(shared) == 12
-    assert all(len(json.loads(stored[f"tiny/cpu/{spec}.json"])["figures"]) == 4 for spec in SPECS.split(","))
+    assert len(shared) == count
+    for spec in SPECS.split(","):
+        accepted = json.loads(stored[f"tiny/cpu/{spec}.json"])["figures"]
+        assert set(accepted) == {f"smoke {metric}" for metric in GATES}
 
     project.accept(specs=SPECS)
 
@@ -69,17 +72,19 @@ def test_workers_report_every_failure_and_share_what_is_made_without_a_cache(pro
     result = project.run("-n2", "--dist=worksteal", *args, specs="mine-w3,mine-w8")
 
     assert serial.ret == result.ret == pytest.ExitCode.TESTS_FAILED
-    result.assert_outcomes(failed=12, errors=1)
+    count = 2 * len(GATES)
+    result.assert_outcomes(failed=count, errors=1)
     matched(
         result,
         "test_mine asked for a gate and was skipped",
-        "12 gates: 12 NO_BASELINE",
+        f"{count} gates: {count} NO_BASELINE",
         "No baseline yet for tiny",
     )
     assert figures(project) == alone
     assert sorted((project.path / "quantized.txt").read_text().split()) == ["mine-w3", "mine-w8"]
     suite = ElementTree.parse(project.path / "junit.xml").getroot()[0]
-    assert [suite.get(count) for count in ("tests", "failures", "errors", "skipped")] == ["9", "8", "1", "0"]
+    counts = [suite.get(name) for name in ("tests", "failures", "errors", "skipped")]
+    assert counts == [str(count + 1), str(count), "1", "0"]
     failure = suite.find("testcase[@name='test_gate[tiny/mine-w3/ppl/eval]']/failure")
     assert failure is not None and "NO_BASELINE: ppl/eval of tiny quantized by mine-w3" in failure.text
 
@@ -107,4 +112,4 @@ def test_gates_run_where_xdist_is_not_installed(project: Project, monkeypatch: p
     result = project.run("-p", "no:xdist", "-p", "no:xdist.looponfail", "--snapshot-update")
 
     assert result.ret == pytest.ExitCode.OK
-    result.assert_outcomes(passed=6)
+    result.assert_outcomes(passed=len(GATES))
