@@ -32,7 +32,8 @@ class GateRecord:
         value, stderr, n: the quantized model's figure; the standard error is of the mean outcome.
         of: number of items in the full set where the gate was decided before all of them were taken.
         reference: the full-precision model's figure on the same items.
-        worse, worse_stderr: paired difference in the outcomes' unit, positive is worse.
+        worse, worse_stderr: paired difference in the outcomes' unit, positive is worse; ``None`` for
+            artifacts.
         floor: of the policy, outcomes' unit; ``None`` for a cell that is declared collapsed, and for a metric
             without one.
         lower, upper: one-sided bounds of the difference that the floor was tested with; ``upper`` at 95 %,
@@ -212,6 +213,8 @@ def figure_fields(
 ) -> dict[str, Any]:
     """The fields of a `GateRecord` that follow from a judgement and the figures behind it."""
     difference, test, drift = judgement.difference, judgement.test, judgement.drift
+    if measured and measured.kind.by_layer:
+        difference = None  # full precision has no errors to be worse than
     return {
         "verdict": judgement.verdict,
         "reasons": judgement.reasons,

@@ -143,7 +143,9 @@ class State:
         preflight(self.session, self.session.settings.models, cells)
         specs = {(cell.model.name, str(cell.spec)): cell for cell in cells}
         models = {cell.model.name: cell.model for cell in cells}
-        self.progress.tasks = len(specs) + len(models)
+        # Of each spec: quantizing and measuring; to accept it, measuring in other batches and recalibrating.
+        stages = 4 if self.session.settings.update else 2
+        self.progress.tasks = stages * len(specs) + len(models)
         for model in models.values():
             self.runner.check(model)
         for cell in specs.values():

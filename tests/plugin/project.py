@@ -132,6 +132,12 @@ class Project:
         return self.baselines / model / "cpu" / f"{spec}.json"
 
 
+def all_ended(verdict: str, specs: int = 1) -> str:
+    """The summary of a run of so many specs whose gates all ended alike."""
+    count = specs * len(GATES)
+    return f"{count} gates: {count} {verdict}"
+
+
 def said(result: pytest.RunResult) -> str:
     """Everything that a run printed."""
     return f"{result.stdout.str()}\n{result.stderr.str()}"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mutants.methods import ScalesOff, Sound
 
-from plugin.project import Project, entries, files, refused, said
+from plugin.project import STORED, Project, entries, files, refused, said
 
 WAITING = """
     import os, time
@@ -62,6 +62,16 @@ def test_a_rerun_neither_loads_nor_quantizes(own: Project, monkeypatch: pytest.M
     monkeypatch.setattr("quantcheck.runner.measure", None)
 
     assert own.run(specs="rtn-w3,gptq-w3").ret == pytest.ExitCode.OK
+
+
+def test_gates_of_what_is_stored_evaluate_nothing(own: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quantcheck.runner.measure", None)
+
+    own.run("-k", "artifact or bpw", specs="gptq-w3")
+
+    assert own.verdicts() == {f"gptq-w3/{metric}": "NO_BASELINE" for metric in STORED}
+    kinds = ("artifact", "facts", "measurement", "reference")
+    assert [len(entries(own.cache, kind)) for kind in kinds] == [1, 1, 0, 0]
 
 
 def test_a_method_whose_code_changed_is_not_answered_for(own: Project) -> None:

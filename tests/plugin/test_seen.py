@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mutants.methods import ScalesOff, Sound
 
-from plugin.project import GATES, Project, matched, said
+from plugin.project import GATES, STORED, Project, all_ended, matched, said
 from quantcheck.gate import Verdict
 from quantcheck.progress import choose_mode
 from quantcheck.record import GateRecord
@@ -41,8 +41,20 @@ def slow(project: Project, tmp_path: Path):
 def test_a_log_gets_a_line_for_work_that_took_long(slow) -> None:
     result = slow()
 
-    matched(result, "quantcheck: [[]1/2[]] tiny mine-w8  done in 0:01")
+    matched(result, "quantcheck: [[]1/3[]] tiny mine-w8  done in 0:01")
     assert "\r" not in said(result)
+
+
+@pytest.mark.parametrize(("args", "tasks"), [((), 3), (("--snapshot-update",), 5)])
+def test_every_piece_of_work_is_counted(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], tasks: int
+) -> None:
+    monkeypatch.setattr("quantcheck.progress._WORTH_SECONDS", 0.0)
+
+    result = project.run(f"--quantcheck-cache={tmp_path / 'cache'}", *args)
+
+    counted = re.findall(rf"^{re.escape(PROGRESS)}(\d+)/(\d+)\]", said(result), re.MULTILINE)
+    assert counted == [(str(number), str(tasks)) for number in range(1, tasks + 1)]
 
 
 @pytest.mark.parametrize(("ci", "rewritten"), [("", True), ("true", False)])
@@ -98,23 +110,25 @@ def test_the_table_shows_failures_first_and_every_spec(project: Project) -> None
 
     result = project.run(specs="rtn-w8,mine-w3", methods={"mine": ScalesOff()})
 
+    regressed = [*sorted(metric for metric in STORED if metric != "bpw"), "kld/eval"]
     matched(
         result,
         "verdict * gate * measured * reference * worse",
-        "REGRESSED * tiny/mine-w3/kld/eval ↓",
+        *(f"REGRESSED * tiny/mine-w3/{metric} ↓" for metric in regressed),
         "tiny: usable",
-        "spec * bpw ↓ * ppl/eval ↓ * kld/eval ↓ * top1/eval ↑ * verdict",
+        f"spec * {' ↓ * '.join((*sorted(STORED), 'ppl/eval', 'kld/eval'))} ↓ * top1/eval ↑ * verdict",
         "full precision",
         "rtn-w8 * pass",
         "tiny: declared collapsed (no floor; drift, artifact and finiteness gate)",
         "mine-w3 * REGRESSED",
-        "8 gates: 1 REGRESSED, 7 PASS",
+        f"{2 * len(GATES)} gates: 5 REGRESSED, {2 * len(GATES) - 5} PASS",
     )
 
 
 def test_the_report_has_every_documented_field_and_no_other(project: Project, repository: Path) -> None:
     documented = (repository / "docs" / "record.md").read_text(encoding="utf-8")
-    run_table, _, gate_table = documented.partition("A gate:")
+    run_table, _, rest = documented.partition("A gate:")
+    gate_table, _, ordering_table = rest.partition("An ordering:")
 
     def keys(table: str) -> set[str]:
         rows = (line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
@@ -126,6 +140,8 @@ def test_the_report_has_every_documented_field_and_no_other(project: Project, re
     assert report["schema"] == 1
     assert report.keys() == keys(run_table)
     assert all(gate.keys() == keys(gate_table) for gate in report["gates"])
+    assert report["orderings"]
+    assert all(ordering.keys() == keys(ordering_table) for ordering in report["orderings"])
     assert report["verdicts"] == {"NO_BASELINE": 2 * len(GATES)}
     header_row = next(line for line in run_table.splitlines() if line.startswith("| `header`"))
     assert report["header"].keys() <= set(re.findall("`([a-z_]+)`", header_row))
@@ -138,12 +154,15 @@ def test_the_report_can_be_read_back(project: Project) -> None:
     gates = [GateRecord.from_json(gate) for gate in project.report()["gates"]]
 
     assert [gate.verdict.green for gate in gates] == sorted(gate.verdict.green for gate in gates)
-    failed = gates[0]
-    assert (failed.id, failed.verdict) == ("tiny/mine-w3/kld/eval", Verdict.REGRESSED)
+    assert {gate.verdict for gate in gates} == {Verdict.REGRESSED, Verdict.PASS}
+    (failed,) = (gate for gate in gates if gate.id == "tiny/mine-w3/kld/eval")
+    assert failed.verdict is Verdict.REGRESSED
     assert failed.drift > failed.drift_margin == 0.01
     assert failed.floor is None and failed.reference is None and failed.accepted is None
     assert (failed.bpw, failed.nominal_bits) == (pytest.approx(4.0208, abs=1e-4), 3)
     assert failed.value > failed.baseline > 0
+    kept, _ = failed.measurements()
+    assert (kept.n, kept.mean) == (failed.n, pytest.approx(failed.value, abs=1e-4))
     assert json.loads(json.dumps([gate.to_json() for gate in gates])) == project.report()["gates"]
 
 
@@ -194,7 +213,7 @@ def test_an_interrupted_run_reports_the_gates_that_finished(
     result = project.run("--quantcheck-cache=off", specs="mine-w8,mine-w3", methods={"mine": Interrupted()})
 
     assert result.ret == pytest.ExitCode.INTERRUPTED
-    matched(result, "mine-w8 * NO_BASELINE", f"{len(GATES)} gates: {len(GATES)} NO_BASELINE", "KeyboardInterrupt")
+    matched(result, "mine-w8 * NO_BASELINE", all_ended("NO_BASELINE"), "KeyboardInterrupt")
     assert set(project.verdicts()) == {f"mine-w8/{metric}" for metric in GATES}
 
 

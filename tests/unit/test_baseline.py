@@ -24,6 +24,7 @@ from quantcheck.baseline import (
 )
 from quantcheck.errors import BaselineError
 from quantcheck.measurement import KINDS
+from quantcheck.outcomes import pack
 from quantcheck.provenance import Basis
 from unit.builders import BASIS, KEY, figure, measured
 
@@ -42,6 +43,26 @@ FIGURES = st.builds(
     version=st.integers(1, 9),
     made=st.sampled_from(["aa", "bb"]),
 )
+NUMBERS = st.floats(0, 9)
+
+
+@st.composite
+def kept(draw: st.DrawFn) -> Figure:
+    """A figure with its outcomes, artifact and noise."""
+    found = measured("kld/web", draw(st.lists(NUMBERS, min_size=1, max_size=9)))
+    return replace(
+        draw(FIGURES),
+        mean=found.mean,
+        n=found.n,
+        outcomes=pack(found),
+        artifact=draw(st.text("0123456789abcdef")),
+        codes=draw(st.text("0123456789abcdef ")),
+        noise=draw(NUMBERS),
+        spread=draw(st.none() | NUMBERS),
+        freedom=draw(st.integers(1, 99)),
+    )
+
+
 KEYS = st.builds(
     "{} {}/{}".format, st.sampled_from(["smoke", "full"]), st.sampled_from(sorted(KINDS)), st.text()
 )
@@ -51,7 +72,7 @@ FILES = st.builds(
     device=st.text(),
     spec=st.text(),
     made=st.just({"aa": MADE, "bb": {"basis": {"seed": 1}}}),
-    figures=st.dictionaries(KEYS, FIGURES, max_size=4),
+    figures=st.dictionaries(KEYS, FIGURES | kept(), max_size=4),
 )
 DAMAGED = "restore it from version control, or delete it and accept the figures anew with --snapshot-update"
 
@@ -124,6 +145,29 @@ def test_a_hand_edited_file_is_refused_with_cause_and_way_out(old: str, new: str
     with pytest.raises(BaselineError, match=re.escape(cause)) as refused:
         loads(text.replace(old, new, 1), "llama/cpu/rtn-w3.json")
     assert "baseline llama/cpu/rtn-w3.json" in str(refused.value)
+    assert str(refused.value).endswith(DAMAGED)
+
+
+ANSWERS = measured("acc/x", [1.0, 0.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "cause"),
+    [
+        ('"freedom": 4, ', "", "a spread without degrees of freedom"),
+        ('"noise": 0.125', '"noise": 1e999', "non-finite or missing number"),
+        ('"spread": 0.01', '"spread": "wide"', "non-finite or missing number"),
+        ('"n": 4', '"n": 9', "1 bytes of outcomes where 9 bits were accepted"),
+        ('"mean": 0.75', '"mean": 0.5', "outcomes of mean 0.75 under a figure of 0.5"),
+        ('"outcomes": "bits:', '"outcomes": "bytes:', "outcomes begin with 'bytes:"),
+    ],
+)
+def test_outcomes_and_noise_edited_by_hand_are_refused(old: str, new: str, cause: str) -> None:
+    entry = figure(mean=ANSWERS.mean, n=4, outcomes=pack(ANSWERS), noise=0.125, spread=0.01, freedom=4)
+    text = stored(smoke__acc__x=entry).dumps()
+    assert old in text
+    with pytest.raises(BaselineError, match=re.escape(cause)) as refused:
+        loads(text.replace(old, new, 1), "here")
     assert str(refused.value).endswith(DAMAGED)
 
 

@@ -165,6 +165,15 @@ def test_outcomes_are_a_copy_that_cannot_be_written_to() -> None:
         figure.outcomes[0] = 9.0
 
 
+@given(st.integers(0, 5), st.integers(0, 5))
+def test_every_item_has_one_label_of_a_cluster_or_none_has(items: int, labels: int) -> None:
+    if items == labels:
+        assert measurement("acc/x", [1.0] * items, "", "", 1, clusters=[7] * labels).n == items
+        return
+    with pytest.raises(ValueError, match=f"acc/x: {labels} cluster labels for {items} items"):
+        measurement("acc/x", [1.0] * items, "", "", 1, clusters=[7] * labels)
+
+
 @given(st.lists(NUMBERS, min_size=2, max_size=30), st.integers(2, 4))
 def test_more_of_the_same_items_shrink_the_standard_error(outcomes: list[float], times: int) -> None:
     assert standard_error(np.array(outcomes * times)) <= standard_error(np.array(outcomes)) + 1e-12

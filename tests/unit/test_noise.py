@@ -93,6 +93,18 @@ def test_a_figure_that_is_not_finite_is_refused(outcomes: tuple[float, ...]) -> 
         noise(figures(), [], [figures(outcomes)])
 
 
+def test_a_figure_that_is_not_finite_itself_has_no_noise_and_keeps_none_from_the_others() -> None:
+    broken = measured("kld/web", [math.nan, 1.0, 2.0])
+    accepted, again = (
+        replace(each, measurements={**each.measurements, "kld/web": broken})
+        for each in (figures(), figures((1.0, 2.0, 3.5)))
+    )
+    found = noise(accepted, [again.measurements], [again])
+    assert (found.evaluation, set(found.shift)) == ({PPL: 0.5}, {PPL})
+    assert found.spread("kld/web") == (None, 0)
+    assert found.spread(PPL)[1] == found.spread("artifact/weights")[1] - 1 == 1
+
+
 @settings(max_examples=30)
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 99))
 def test_noise_comes_back_bit_by_bit(one: float, other: float, freedom: int) -> None:

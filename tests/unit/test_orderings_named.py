@@ -58,6 +58,10 @@ def pairs(named: NamedOrdering, *ids: str) -> list[tuple[str, str]]:
     return [(str(better), str(worse)) for better, worse in named.pairs(specs(*ids))]
 
 
+def test_both_patterns_of_an_entry_can_be_looked_at() -> None:
+    assert entry(better="gptq-w3", worse="rtn-w3").sides == ("gptq-w3", "rtn-w3")
+
+
 def test_a_star_stands_for_the_same_on_both_sides() -> None:
     ids = "gptq-w3", "gptq-w3-g128", "gptq-w3-g64", "gptq-w4", "rtn-w3", "rtn-w3-g128", "rtn-w3-g32"
     assert pairs(entry(), *ids) == [("gptq-w3", "rtn-w3"), ("gptq-w3-g128", "rtn-w3-g128")]

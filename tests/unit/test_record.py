@@ -157,6 +157,20 @@ def test_the_fields_of_a_decided_gate() -> None:
     assert (found["policy"], len(found["reasons"])) == ("four bits lose little", 1)
 
 
+def test_layers_are_compared_with_the_accepted_ones_alone() -> None:
+    errors = measured("artifact/weights", [0.01, 0.02])
+    found = fields_of(
+        metric="artifact/weights",
+        candidate=errors,
+        reference=None,
+        baseline=AcceptedFigure(errors.mean, outcomes=errors.outcomes, tolerance=0 * errors.outcomes),
+        bounds=Bounds(None, 0.02, "any"),
+    )
+    assert found["verdict"] is Verdict.PASS
+    assert [found[name] for name in ("worse", "worse_stderr", "floor", "upper")] == [None] * 4
+    assert (found["value"], found["n"], found["drift"], found["drift_margin"]) == (0.015, 2, 0.0, 0.02)
+
+
 def test_the_fields_of_a_gate_without_figures() -> None:
     found = fields_of(candidate=None, reference=None, bounds=Bounds(None, 0.1, "collapsed"))
     assert found["verdict"] is Verdict.NON_FINITE

@@ -1,0 +1,61 @@
+"""What accepting measures of a figure's noise: stored with it, and no gate claims less."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from plugin.project import GATES, STORED, Project, entries
+from quantcheck.judging.drift import HONEST
+from quantcheck.statistics.band import reach
+
+
+@pytest.fixture
+def own(project: Project, tmp_path: Path) -> Project:
+    """A project with a cache of its own."""
+    return Project(project.pytester, project.model, tmp_path / "own-cache")
+
+
+@pytest.mark.parametrize(
+    "workers", [(), pytest.param(("-n2",), marks=pytest.mark.slow)], ids=["alone", "workers"]
+)
+def test_no_gate_claims_less_than_recalibrating_moved_it(own: Project, workers: tuple[str, ...]) -> None:
+    own.run(specs="gptq-w3")
+    policy = {name: gate["drift_margin"] for name, gate in own.gates().items()}
+
+    own.accept("--quantcheck-recalibrations=2", *workers, specs="gptq-w3")
+    own.run(*workers, specs="gptq-w3")
+
+    stored = json.loads(own.baseline("gptq-w3").read_text(encoding="utf-8"))["figures"]
+    assert [len(entries(own.cache, kind)) for kind in ("recalibration", "noise")] == [2, 1]
+    for metric in GATES:
+        figure, gate = stored[f"smoke {metric}"], own.gates()[f"gptq-w3/{metric}"]
+        assert gate["verdict"] == "PASS"
+        if metric == "bpw":  # counted: no calibration moves it
+            assert "spread" not in figure
+            continue
+        layers = gate["n"] if metric in STORED else None
+        assert figure["freedom"] == 2 * (layers or 1)
+        moves = reach(figure["spread"], figure["freedom"], HONEST / (2 * layers) if layers else HONEST)
+        assert gate["drift_margin"] == moves > policy[f"gptq-w3/{metric}"]
+
+
+def test_a_method_that_reads_no_data_is_measured_again_and_never_recalibrated(own: Project) -> None:
+    own.accept("--quantcheck-recalibrations=2", specs="rtn-w3")
+
+    stored = json.loads(own.baseline("rtn-w3").read_text(encoding="utf-8"))["figures"]
+    assert not [name for name, figure in stored.items() if "spread" in figure]
+    assert [len(entries(own.cache, kind)) for kind in ("recalibration", "noise")] == [0, 1]
+
+
+def test_no_recalibration_leaves_the_margins_to_the_policy(own: Project) -> None:
+    own.run(specs="gptq-w3")
+    policy = {name: gate["drift_margin"] for name, gate in own.gates().items()}
+
+    own.accept("--quantcheck-recalibrations=0", specs="gptq-w3")
+    own.run(specs="gptq-w3")
+
+    assert {name: gate["drift_margin"] for name, gate in own.gates().items()} == policy
+    assert not entries(own.cache, "recalibration")
