@@ -66,6 +66,7 @@ def _filled(match: re.Match[str], gates: Sequence[GateRecord]) -> str:
         gate
         for gate in gates
         if gate.model == match["model"] and _any(gate.spec, specs) and _any(gate.metric, metrics)
+        if not gate.against
     ]
     if not chosen:
         raise QuantcheckError(f"no gate of the records belongs into {match['head'].strip()}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,8 @@ def test_nothing_to_fill_or_to_fill_with_is_an_error() -> None:
 
 def test_the_program_reads_records_and_writes_the_document(tmp_path: Path) -> None:
     record, document = tmp_path / "record.json", tmp_path / "methods.md"
-    record.write_text(run_record(spec("rtn-w4", 0.1)).dumps())
+    ordering = replace(spec("rtn-w4", -0.5), against="rtn-w3", reference=9.0)
+    record.write_text(run_record(spec("rtn-w4", 0.1), ordering).dumps())
     document.write_text(DOCUMENT)
     main([str(record), "--into", str(document)])
     gate = GateRecord.from_json(json.loads(record.read_text())["gates"][0])
