@@ -253,6 +253,15 @@ class _Decision:
         assert baseline is not None and baseline.outcomes is not None
         return replace(measured, outcomes=baseline.outcomes[measured.taken]).value
 
+    def _noise(self) -> Noise:
+        """What is stored is not evaluated: calibrating is all that could move it."""
+        from quantcheck.recalibration import measured_noise
+
+        calibrated = METHODS.entry(self.spec.method).capabilities.calibrated
+        if self.cell.metric in VERSIONS and not (calibrated and self.settings.recalibrations):
+            return Noise({}, {})
+        return measured_noise(self.runner, self.cell.model, self.spec, self.settings.recalibrations)
+
     def _accept(
         self,
         facts: ArtifactFacts,
@@ -261,11 +270,9 @@ class _Decision:
         verdict: Verdict,
         snapshot: SnapshotAssertion,
     ) -> str:
-        from quantcheck.recalibration import measured_noise
         from quantcheck.snapshot import accept
 
         assert difference is not None
-        noise = measured_noise(self.runner, self.cell.model, self.spec, self.settings.recalibrations)
         date = datetime.datetime.now(datetime.UTC).date().isoformat()
         made = {
             "basis": asdict(self.basis),
@@ -274,7 +281,7 @@ class _Decision:
             "machine": machine(),
             "quantcheck": quantcheck.__version__,
         }
-        new = _figure(measured, difference, facts, noise, made_key(made))
+        new = _figure(measured, difference, facts, self._noise(), made_key(made))
         model, metric = self.cell.model.name, self.cell.metric
         address = (model, self.runner.device, str(self.spec), self.settings.tier, metric)
         change = Change(

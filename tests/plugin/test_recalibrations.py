@@ -59,3 +59,11 @@ def test_no_recalibration_leaves_the_margins_to_the_policy(own: Project) -> None
 
     assert {name: gate["drift_margin"] for name, gate in own.gates().items()} == policy
     assert not entries(own.cache, "recalibration")
+
+
+@pytest.mark.parametrize(("spec", "count"), [("rtn-w3", 4), ("gptq-w3", 0)])
+def test_what_is_stored_is_accepted_without_evaluating_anything(own: Project, spec: str, count: int) -> None:
+    own.accept("-k", "artifact", f"--quantcheck-recalibrations={count}", specs=spec)
+
+    assert set(own.verdicts()) == {f"{spec}/{metric}" for metric in STORED if metric != "bpw"}
+    assert [len(entries(own.cache, kind)) for kind in ("facts", "measurement", "noise")] == [1, 0, 0]
