@@ -16,6 +16,7 @@ from quantcheck.decision import BPW, decide, rules
 from quantcheck.errors import DataError
 from quantcheck.extensions import codec_ids, kernel_ids, selected
 from quantcheck.known_gates import Key, KnownGate, read_known_gates
+from quantcheck.measurement import kind_of
 from quantcheck.methods import METHODS
 from quantcheck.metrics.catalog import MetricPlan, builtin_calibration, builtin_instructions, plan_metrics
 from quantcheck.models.instructions import InstructionSource
@@ -129,8 +130,8 @@ class GateSession:
 
     @property
     def alarm(self) -> float:
-        """The level of a false alarm at each gate: its share of the run's budget."""
-        return share(len(self.cells))
+        """The level of a false alarm at each gate that may have a floor: its share of the run's budget."""
+        return share(sum(not kind_of(cell.metric).by_layer for cell in self.cells))
 
     @cached_property
     def known_gates(self) -> dict[Key, KnownGate]:
