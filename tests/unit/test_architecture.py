@@ -110,8 +110,8 @@ ROOMS = {
     ),
     "ordering_decision": ("decision errors judging known_gates orderings plan record", ""),
     "session": (
-        "__init__ artifact_facts baseline decision errors extensions known_gates methods metrics models "
-        "options ordering_decision plan policy provenance published record report run_verdicts runner "
+        "__init__ artifact_facts baseline decision errors extensions known_gates measurement methods metrics "
+        "models options ordering_decision plan policy provenance published record report run_verdicts runner "
         "snapshot spec statistics stopping",
         "torch",
     ),

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import math
 import statistics
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,13 +166,32 @@ def test_outcomes_are_a_copy_that_cannot_be_written_to() -> None:
         figure.outcomes[0] = 9.0
 
 
-@given(st.integers(0, 5), st.integers(0, 5))
-def test_every_item_has_one_label_of_a_cluster_or_none_has(items: int, labels: int) -> None:
+@pytest.mark.parametrize("what", ["clusters", "taken"])
+@given(items=st.integers(0, 5), labels=st.integers(0, 5))
+def test_every_item_has_one_label_of_a_cluster_and_one_position(what: str, items: int, labels: int) -> None:
+    given_labels: dict[str, Any] = {what: [7] * labels}
     if items == labels:
-        assert measurement("acc/x", [1.0] * items, "", "", 1, clusters=[7] * labels).n == items
+        assert measurement("acc/x", [1.0] * items, "", "", 1, **given_labels).n == items
         return
-    with pytest.raises(ValueError, match=f"acc/x: {labels} cluster labels for {items} items"):
-        measurement("acc/x", [1.0] * items, "", "", 1, clusters=[7] * labels)
+    with pytest.raises(ValueError, match=f"acc/x: {labels} cluster labels or positions for {items} items"):
+        measurement("acc/x", [1.0] * items, "", "", 1, **given_labels)
+
+
+@given(st.data(), st.lists(st.tuples(NUMBERS, st.integers(0, 3)), min_size=1, max_size=9), st.booleans())
+def test_a_measurement_at_some_items_is_theirs_alone(
+    data: st.DataObject, items: list[tuple[float, int]], clustered: bool
+) -> None:
+    outcomes, labels = (np.array(each) for each in zip(*items, strict=True))
+    full = measurement("ppl/x", outcomes, "ab", "windows", 3, labels if clustered else None, 0.25)
+    taken = np.array(data.draw(st.lists(st.integers(0, len(items) - 1), min_size=1, unique=True)))
+
+    found = full.at(taken)
+
+    assert full.at(None) is full
+    assert (found.outcomes.tolist(), found.taken.tolist()) == (outcomes[taken].tolist(), taken.tolist())
+    assert (found.clusters.tolist() == labels[taken].tolist()) if clustered else (found.clusters is None)
+    names = ("metric", "items", "protocol", "version", "chance")
+    assert [getattr(found, name) for name in names] == [getattr(full, name) for name in names]
 
 
 @given(st.lists(NUMBERS, min_size=2, max_size=30), st.integers(2, 4))

@@ -28,6 +28,7 @@ from quantcheck.provenance import (
     library_versions,
     machine,
     made_key,
+    object_digest,
     same_codes,
     source_digest,
 )
@@ -165,6 +166,31 @@ def test_a_method_from_elsewhere_is_digested_with_its_own_file(
     assert before != source_digest()
     edited = third_party("class Mine:\n    version = 1  # edited\n")
     assert source_digest(edited.Mine()) != before
+
+
+class Setting:
+    """A method whose objects are told apart by what they were set to."""
+
+    def __init__(self, **settings: float) -> None:
+        self.__dict__.update(settings)
+
+
+class Other(Setting):
+    pass
+
+
+@given(*[st.dictionaries(st.sampled_from("abc"), st.floats(0, 1), max_size=2)] * 2)
+def test_objects_of_one_class_are_told_apart_by_their_settings(
+    left: dict[str, float], right: dict[str, float]
+) -> None:
+    same = object_digest(Setting(**left)) == object_digest(Setting(**right))
+    assert same is (repr(sorted(left.items())) == repr(sorted(right.items())))
+    assert object_digest(Setting(**left)) != object_digest(Other(**left))
+
+
+def test_a_class_is_an_object_without_settings() -> None:
+    assert object_digest(Setting) == object_digest(Setting())
+    assert object_digest(Setting) != object_digest(Other)
 
 
 def test_our_own_code_is_digested_once_for_all() -> None:
