@@ -14,23 +14,30 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from benchmarks.planted import Bench, Outcomes, faults
-from quantcheck.measurement import KINDS
+from benchmarks.timing import heads, publish, row
+from quantcheck.gate import tested
+from quantcheck.measurement import KINDS, measurement
 from quantcheck.metrics.catalog import builtin_calibration, plan_metrics
-from quantcheck.metrics.text import ReferenceOutputs
+from quantcheck.metrics.text import BATCH_TOKENS, ReferenceOutputs
 from quantcheck.models.load import load_model
 from quantcheck.models.text import TextSource, calibration_windows, evaluation_windows
-from quantcheck.policy import Policy
+from quantcheck.options import DEFAULT_SEED
+from quantcheck.outcomes import pack, tolerance, unpack
+from quantcheck.policy import Policy, read_policy
 from quantcheck.spec import ModelSpec
-from quantcheck.stopping import Known
+from quantcheck.statistics.bound import ALARM, ALPHA, Answer
+from quantcheck.statistics.means import means
+from quantcheck.stopping import DRIFT_ALARM, DRIFT_ALPHA, Known, Stop, drift_limits, stop
 
 WINDOWS = 128
 LARGE = math.log(1.05)
@@ -43,6 +50,7 @@ BASES = (
     (BUILTIN, "rtn-w4-g128"),
 )
 PPL = "ppl"
+BATCHES, BFLOAT16 = "the same artifact, other batches", "the same artifact, evaluated in bfloat16"
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +95,8 @@ def measured(bench: Bench, spec: str) -> Iterator[tuple[str, Outcomes]]:
     sound = bench.quantized(spec)
     yield "reference", bench.outcomes(None)
     yield "accepted", bench.outcomes(sound)
+    yield BATCHES, bench.outcomes(sound, batch_tokens=BATCH_TOKENS // 2)
+    yield BFLOAT16, bench.outcomes(sound, dtype=torch.bfloat16)
     if spec.startswith("gptq"):
         for draw in range(1, len(bench.calibrations)):
             yield f"recalibrated {draw}", bench.outcomes(bench.quantized(spec, draw))
@@ -117,17 +127,193 @@ def load_base(model: str, spec: str, options: argparse.Namespace) -> Base:
     return Base(f"{model} {spec}", spec, documents, reference, accepted, by_name)
 
 
-def known(base: Base, policy: Policy, alarm: float, metric: str = PPL) -> Known:
+def gate(base: Base, policy: Policy, alarm: float, metric: str = PPL) -> Known:
     """What the gate of a metric knows before its first window."""
     kind, bounds = KINDS[metric], policy.bounds(base.spec, f"{metric}/text")
-    accepted = base.accepted[metric]
+    packed = measurement(f"{metric}/text", base.accepted[metric], "", "", 1)
+    text = pack(packed)
+    accepted = unpack(text, packed.n, packed.mean)
     return Known(
         kind,
         None if kind.relative else base.reference[metric],
         accepted,
-        np.full(accepted.size, kind.rounding),
+        kind.rounding + tolerance(text, accepted, packed.mean),
         base.documents,
         bounds.floor,
         bounds.drift,
         alarm,
     )
+
+
+@dataclass(frozen=True)
+class Replay:
+    """How one case went in many orders.
+
+    Attributes:
+        worse: log of the perplexity over the accepted one, over all windows.
+        beyond: whether the test of all windows is red: beyond the drift margin, or worse than the floor.
+        taken: windows until the verdict, one entry an order.
+        red: share of orders in which it was red.
+        unchanged: share of them in which the model counted as unchanged.
+    """
+
+    worse: float
+    beyond: bool
+    taken: NDArray[np.int64]
+    red: float
+    unchanged: float
+
+
+def replay(base: Base, case: Outcomes, rules: Sequence[Stop], metric: str) -> Replay:
+    """Judge one case in the order of every rule."""
+    known, outcomes = rules[0].known, case[metric]
+    moved = known.worse(outcomes, known.accepted)
+    beyond = float(moved.mean()) > known.drift
+    if known.floor is not None:
+        floor = tested(means(known.worse(outcomes, known.origin), known.clusters), known.floor, known.alarm)
+        beyond |= floor.answer is Answer.WORSE
+    found = [rule.answer(outcomes[rule.order]) for rule in rules]
+    red = [each is not None and Answer.WORSE in {each.drift, each.floor} for each in found]
+    return Replay(
+        float((case[PPL] - base.accepted[PPL]).mean()),
+        beyond,
+        np.array([outcomes.size if each is None else each.taken for each in found]),
+        float(np.mean(red)),
+        float(np.mean([each is not None and each.unchanged for each in found])),
+    )
+
+
+def spread(found: Sequence[Replay]) -> str:
+    """Median and 95th percentile of the windows taken."""
+    if not found:
+        return "-"
+    taken = np.concatenate([each.taken for each in found])
+    return f"{np.median(taken):.0f}, {np.quantile(taken, 0.95):.0f}"
+
+
+def stopping(bases: Sequence[Base], policy: Policy, seeds: int) -> Iterator[str]:
+    """Windows to the verdict, and wrong verdicts, by base, metric and level."""
+    yield from heads(
+        (
+            "model and spec",
+            "metric",
+            "alarm",
+            "cases, beyond",
+            "+5 % perplexity and more",
+            "all beyond",
+            "within",
+            "red though within",
+            "green though beyond",
+        )
+    )
+    for metric in (PPL, "kld"):
+        for alarm in (ALARM, ALARM / 100):
+            every: list[Replay] = []
+            for base in bases:
+                known = gate(base, policy, alarm, metric)
+                rules = [stop(known, DEFAULT_SEED + seed) for seed in range(seeds)]
+                cases = {name: case for name, case in base.cases.items() if name != BATCHES}
+                found = [replay(base, case, rules, metric) for case in cases.values()]
+                every += found
+                yield told(base.name, metric, alarm, found)
+            yield told("**all**", metric, alarm, every)
+
+
+def told(name: str, metric: str, alarm: float, found: Sequence[Replay]) -> str:
+    """One row of the table."""
+    beyond, within = ([each for each in found if each.beyond is side] for side in (True, False))
+    large = [each for each in beyond if each.worse >= LARGE]
+    wrong = [np.mean([each.red for each in within]), 1 - np.mean([each.red for each in beyond])]
+    counts = f"{len(found)}, {len(beyond)}"
+    figures = spread(large), spread(beyond), spread(within), *(f"{rate:.2%}" for rate in wrong)
+    return row((name, metric, f"{alarm:.2%}", counts, *figures))
+
+
+def unchanged(bases: Sequence[Base], policy: Policy, seeds: int) -> Iterator[str]:
+    """Models that did not change, measured again: how many windows, and how often red."""
+    yield from heads(("model and spec", "metric", "measured again", "windows", "unchanged", "red"))
+    for base in bases:
+        for metric in (PPL, "kld", "top1"):
+            rules = [stop(gate(base, policy, ALARM, metric), DEFAULT_SEED + seed) for seed in range(seeds)]
+            for name, case in (("to the last bit", base.accepted), (BATCHES, base.cases[BATCHES])):
+                found = replay(base, case, rules, metric)
+                shares = f"{found.unchanged:.1%}", f"{found.red:.1%}"
+                yield row((base.name, metric, name.partition(", ")[2] or name, spread([found]), *shares))
+
+
+def on_the_margin(bases: Sequence[Base], policy: Policy, seeds: int) -> Iterator[str]:
+    """Errors of the drift where they are most likely: every case moved to just within and beyond it."""
+    yield from heads(
+        (
+            "cases",
+            "number",
+            f"false alarms, at most {DRIFT_ALARM * ALARM:.2%}: mean; worst case",
+            f"false passes, at most {DRIFT_ALPHA * ALPHA:.2%}: mean; worst case",
+        )
+    )
+    near, far = [], []
+    for base in bases:
+        known = replace(gate(base, policy, ALARM), floor=None, allowed=np.full(base.documents.size, -1.0))
+        rules = [stop(known, DEFAULT_SEED + seed) for seed in range(seeds)]
+        for case in base.cases.values():
+            moved = case[PPL] - known.accepted
+            if moved.std() < 1e-6:
+                continue
+            shape, rates = known.accepted + moved - moved.mean() + known.drift, []
+            for side, wrong in ((-1e-9, Answer.WORSE), (1e-9, Answer.NOT_WORSE)):
+                found = [rule.answer((shape + side)[rule.order]) for rule in rules]
+                rates.append(np.mean([each is not None and each.drift is wrong for each in found]))
+            (near if abs(moved.mean()) <= LARGE else far).append(rates)
+    for name, rates in (("moved from less than 5 % perplexity", near), ("moved from farther", far)):
+        figures = np.array(rates).reshape(-1, 2)
+        cells = (
+            f"{mean:.2%}; {most:.1%}" for mean, most in zip(figures.mean(0), figures.max(0), strict=True)
+        )
+        yield row((name, len(figures), *cells))
+
+
+def reach(bases: Sequence[Base], policy: Policy, seeds: int) -> Iterator[str]:
+    """How far windows of changes within the margin go, in shares of what the rule takes for the limits."""
+    yield from heads(("model and spec", "changes within", "best window / limit", "worst window / limit"))
+    for base in bases:
+        known = gate(base, policy, ALARM)
+        low, high = drift_limits(known)
+        moved = [case[PPL] - known.accepted for case in base.cases.values()]
+        within = [each for each in moved if abs(each.mean()) <= known.drift]
+        best, worst = min(each.min() for each in within), max(each.max() for each in within)
+        yield row((base.name, len(within), f"{best / low:.2f}", f"{worst / high:.2f}"))
+
+
+TABLES: dict[str, Callable[[Sequence[Base], Policy, int], Iterator[str]]] = {
+    "stopping": stopping,
+    "unchanged": unchanged,
+    "on-the-margin": on_the_margin,
+    "reach": reach,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables, or write them into a document."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--into", type=Path, help="document with a place for every table")
+    parser.add_argument("--outcomes", type=Path, default=Path("build/early_stopping"), help="what is kept")
+    parser.add_argument("--stories", type=Path, help="stories260K; its rows are left out without")
+    parser.add_argument("--text", type=Path, help="its evaluation text")
+    parser.add_argument("--calibration", type=Path, help="its calibration text")
+    parser.add_argument("--seeds", type=int, default=200, help="orders of the items")
+    options = parser.parse_args(arguments)
+    bases = []
+    for model, spec in BASES:
+        if model == STORIES and options.stories is None:
+            print(f"{model} {spec}: left out, --stories names no checkpoint")
+            continue
+        bases.append(load_base(model, spec, options))
+    policy = read_policy(Path("baselines/policy.toml"))
+    for name, table in TABLES.items():
+        publish(list(table(bases, policy, options.seeds)), name, options.into)
+
+
+if __name__ == "__main__":
+    main()

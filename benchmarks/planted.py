@@ -17,7 +17,7 @@ from torch import Tensor
 
 from quantcheck.methods.artifact import Artifact, quantize
 from quantcheck.methods.packed.grouped import GroupedWeight
-from quantcheck.metrics.text import ReferenceOutputs, measure_text
+from quantcheck.metrics.text import BATCH_TOKENS, ReferenceOutputs, measure_text
 from quantcheck.models.load import LoadedModel
 from quantcheck.models.text import Windows
 from quantcheck.spec import QuantSpec
@@ -58,10 +58,18 @@ class Bench:
             seed=draw,
         )
 
-    def outcomes(self, artifact: Artifact | None) -> Outcomes:
+    def outcomes(
+        self,
+        artifact: Artifact | None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> Outcomes:
         """What every window says of an artifact, by metric; of the full-precision model for ``None``."""
         model = self.loaded.model if artifact is None else artifact.apply(self.loaded.fresh()).eval()
-        measured = measure_text(model, self.windows, reference=self.outputs)
+        if dtype is not torch.float32:
+            model = model.to(dtype)
+        measured = measure_text(model, self.windows, reference=self.outputs, batch_tokens=batch_tokens)
         return {name.partition("/")[0]: one.outcomes for name, one in measured.items()}
 
 

@@ -88,9 +88,17 @@ def listed(session: GateSession, runner: Runner, cell: Cell) -> KnownGate | None
 
 
 def rules(session: GateSession, runner: Runner, model: ModelSpec, spec: QuantSpec) -> Stops:
-    """When each gate on items is decided, in a sequential run; gates that take all their items have none."""
+    """When each gate on items is decided, in a sequential run; gates that take all their items have none.
+
+    Those are gates without accepted outcomes, and those that another spec is ordered by.
+    """
+    if not session.settings.sequential:
+        return NO_STOPS
     facts, reference, found = runner.facts(model, spec), runner.reference(model), {}
-    for metric in session.plan(model).metrics if session.settings.sequential else ():
+    ordered = {side for cell in session.orderings for side in cell.measured}
+    for metric in session.plan(model).metrics:
+        if Cell(model, spec, metric) in ordered:
+            continue
         gate = _Decision(session, runner, Cell(model, spec, metric))
         before = gate.before(facts, reference.measurements.get(metric))
         if before is not None:

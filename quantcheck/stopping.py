@@ -65,12 +65,14 @@ class Decided:
         floor: answer for the floor; ``None`` for a gate without one, and where it was not asked any more.
         drift: answer for the drift margin.
         unchanged: whether the first items are what was accepted.
+        p_worse: anytime-valid p-value of "at most the floor", for an answer about it.
     """
 
     taken: int
     floor: Answer | None
     drift: Answer
     unchanged: bool = False
+    p_worse: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,16 +180,17 @@ class Stop:
 
     def _bets(self, outcomes: Values) -> Decided | None:
         worse, sizes = self._units(outcomes, self.known.accepted)
-        drift = self.drift.course(worse, sizes=sizes)
-        found, units = [drift.answers[0]], [int(drift.taken[0])]
+        courses = [self.drift.course(worse, sizes=sizes)]
         if self.floor is not None:
-            floor = self.floor.course(self._units(outcomes, self.known.origin)[0])
-            found, units = [*found, floor.answers[0]], [*units, int(floor.taken[0])]
+            courses.append(self.floor.course(self._units(outcomes, self.known.origin)[0]))
+        found, units = [each.answers[0] for each in courses], [int(each.taken[0]) for each in courses]
         lost = [count for answer, count in zip(found, units, strict=True) if answer is Answer.WORSE]
         if not lost and Answer.CANNOT_TELL in found:
             return None
         taken = int(sizes[: min(lost) if lost else max(units)].sum())
-        return Decided(taken, found[1] if len(found) > 1 else None, found[0])
+        if self.floor is None:
+            return Decided(taken, None, found[0])
+        return Decided(taken, found[1], found[0], p_worse=float(courses[1].p_worse[0]))
 
     def _units(self, outcomes: Values, origin: Values) -> tuple[Values, Places]:
         """How much worse each unit that is complete is than its origin, in order, and its number of items."""

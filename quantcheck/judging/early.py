@@ -144,7 +144,7 @@ def _floor_test(
     units = worse.size if candidate.clusters is None else int(np.unique(candidate.clusters).size)
     levels = stop.floor.alarm, stop.floor.alpha
     found = Bound(float(worse.mean()), lower, upper, worse.size, units, *levels, math.nan)
-    return FloorTest(decided.floor, found)
+    return FloorTest(decided.floor, found, p_worse=decided.p_worse)
 
 
 def _at(baseline: AcceptedFigure, taken: Places) -> AcceptedFigure:

@@ -14,8 +14,9 @@ NUMBERS = ("estimate", "lower", "upper", "margin", "alarm")
 
 
 def found(gates: Sequence[GateRecord]) -> tuple[Ordering, ...]:
-    """What is expected to be ordered among the gates of a run, and whether it is."""
-    return notes([side for gate in gates if not gate.against for side in _sides(gate)])
+    """What is expected to be ordered among the gates of a run that took all items, and whether it is."""
+    whole = (gate for gate in gates if not gate.against and gate.of is None)
+    return notes([side for gate in whole for side in _sides(gate)])
 
 
 def lines(orderings: Sequence[Ordering]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from models.tiny import CONTEXT, tiny_llama, tiny_tokenizer
 from transformers import LlamaForCausalLM
@@ -57,6 +57,7 @@ def test_a_metric_without_a_rule_takes_the_others_to_the_end() -> None:
     assert run(queue, {"ppl/x": values, "kld/x": values}, 8) == list(range(40))
 
 
+@settings(max_examples=10)
 @given(st.integers(1, 9), st.integers(0, 30))
 def test_items_come_in_the_rules_order_until_all_gates_on_them_are_decided(batch: int, seed: int) -> None:
     values = np.linspace(1, 2, 128)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import hypergeom
@@ -259,6 +259,7 @@ def test_more_items_than_the_full_set_has_are_refused() -> None:
         Betting(0.1, of=3).course([0.0, 0.0], sizes=[3, 1])
 
 
+@settings(max_examples=20)
 @given(OUTCOMES.filter(len), st.sampled_from([None, 60]))
 def test_bounds_are_where_the_claims_end(outcomes: list[int], of: int | None) -> None:
     betting = Betting(0.05, -1, 1, 0.05, 0.05, of)
