@@ -157,9 +157,12 @@ class Stop:
         # Two choices can be so near to each other that another processor prefers the other one.
         if known.same and moved.sum() > (known.kind.name == "acc"):
             return Decided(outcomes.size, None, Answer.WORSE)
-        if 0 < self.equal <= outcomes.size and not moved[: self.equal].any():
-            return Decided(self.equal, None, Answer.NOT_WORSE, unchanged=True)
-        return self._bets(outcomes)
+        bets = self._bets(outcomes)
+        if not 0 < self.equal <= outcomes.size or moved[: self.equal].any():
+            return bets
+        if bets is not None and bets.taken < self.equal:
+            return bets
+        return Decided(self.equal, None, Answer.NOT_WORSE, unchanged=True)
 
     def first(self, taken: Places, outcomes: Values) -> Values:
         """The outcomes of the first items of ``order``, up to one that was not taken.

@@ -55,6 +55,7 @@ FRACTIONS = 0.5 ** np.arange(12)
 WEIGHTS = 1 / np.arange(1, 13) ** 2 / (1 / np.arange(1, 13) ** 2).sum()
 SLACK = 2.0
 ZOOM, ZOOMS = 63, 4
+BLOCK = 1 << 15  # outcomes at once, for each fraction
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,15 +192,22 @@ def _peaks(
     gains: NDArray[np.float64], most: NDArray[np.float64], certain: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """Log of the largest wealth after 0, 1, ... items, shape [runs, n + 1]; f = 1 loses all with ``most``."""
-    wealth = np.full(certain.shape, -np.inf)
     shares = gains / np.where(most > 0, most, np.inf)
-    with np.errstate(divide="ignore"):
-        for fraction, weight in zip(FRACTIONS, WEIGHTS, strict=True):
-            growth = np.log(np.maximum(1 + fraction * shares, 0.0))
-            own = np.cumsum(np.pad(growth, ((0, 0), (1, 0))), axis=1)
-            np.logaddexp(wealth, own + np.log(weight), out=wealth)
+    rows = max(1, BLOCK // certain.shape[1])
+    wealth = np.empty(certain.shape)
+    for start in range(0, shares.shape[0], rows):
+        wealth[start : start + rows] = _log_wealth(shares[start : start + rows])
     wealth[certain] = np.inf
     return np.asarray(np.maximum.accumulate(np.maximum(wealth, 0.0), axis=1))
+
+
+def _log_wealth(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log of the wealth over all fractions, [runs, n + 1], of gains as shares of the greatest loss."""
+    with np.errstate(divide="ignore"):
+        growth = np.log(np.maximum(1 + FRACTIONS[:, None, None] * shares, 0.0))
+    own = np.zeros((FRACTIONS.size, shares.shape[0], shares.shape[1] + 1))
+    np.cumsum(growth, axis=2, out=own[:, :, 1:])
+    return np.asarray(np.logaddexp.reduce(own + np.log(WEIGHTS)[:, None, None], axis=0))
 
 
 def _items(peaks: NDArray[np.float64], level: float) -> NDArray[np.int64]:
