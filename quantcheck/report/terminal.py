@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from quantcheck.artifact_facts import WEIGHTS
 from quantcheck.gate import Verdict
 from quantcheck.measurement import kind_of
 from quantcheck.record import GateRecord, RunRecord
@@ -115,7 +116,7 @@ def _failures(gates: Sequence[GateRecord]) -> Iterator[str]:
 
 
 def _model_tables(model: str, gates: Sequence[GateRecord]) -> Iterator[tuple[str, str]]:
-    metrics = sorted({gate.metric for gate in gates}, key=_metric_order)
+    metrics = sorted({gate.metric for gate in gates if _has_column(gate.metric)}, key=_metric_order)
     without_floors = {gate.spec for gate in gates if gate.collapsed}
     for collapsed in (False, True):
         section = [gate for gate in gates if (gate.spec in without_floors) is collapsed]
@@ -129,6 +130,11 @@ def _model_tables(model: str, gates: Sequence[GateRecord]) -> Iterator[tuple[str
             rows.append(_spec_row(spec, list(row), shown))
         yield from ((line, "") for line in columns(rows))
         yield "", ""
+
+
+def _has_column(metric: str) -> bool:
+    """Of what is told of layers one column is enough: where another moved, its verdict says so."""
+    return metric == WEIGHTS or not kind_of(metric).by_layer
 
 
 def _spec_row(spec: str, gates: Sequence[GateRecord], metrics: Sequence[str]) -> tuple[str, ...]:

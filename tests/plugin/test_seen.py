@@ -116,7 +116,7 @@ def test_the_table_shows_failures_first_and_every_spec(project: Project) -> None
         "verdict * gate * measured * reference * worse",
         *(f"REGRESSED * tiny/mine-w3/{metric} ↓" for metric in regressed),
         "tiny: usable",
-        f"spec * {' ↓ * '.join((*sorted(STORED), 'ppl/eval', 'kld/eval'))} ↓ * top1/eval ↑ * verdict",
+        "spec * artifact/weights ↓ * bpw ↓ * ppl/eval ↓ * kld/eval ↓ * top1/eval ↑ * verdict",
         "full precision",
         "rtn-w8 * pass",
         "tiny: declared collapsed (no floor; drift, artifact and finiteness gate)",

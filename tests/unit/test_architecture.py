@@ -62,7 +62,8 @@ PURE = {
     "record": ("judging measurement orderings outcomes published spec", ""),
     "run_verdicts": ("judging record statistics", ""),
     "report": (
-        "errors gate judging measurement orderings published record run_verdicts spec statistics",
+        "artifact_facts errors gate judging measurement orderings published record run_verdicts spec "
+        "statistics",
         "",
     ),
 }

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from quantcheck.artifact_facts import GAINS, WEIGHTS
 from quantcheck.gate import Verdict
 from quantcheck.measurement import KINDS
 from quantcheck.orderings import Ordering, Rule, Standing
@@ -111,10 +112,15 @@ def test_every_figure_stands_below_its_metric() -> None:
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_every_kind_of_metric_has_a_column(kind: str) -> None:
-    assert (
-        f"{kind}/web {'↑' if KINDS[kind].higher_is_better else '↓'}"
-        in shown(gate_record(metric=f"{kind}/web"))[1]
-    )
+    metric = WEIGHTS if KINDS[kind].by_layer else f"{kind}/web"
+    assert f"{metric} {'↑' if KINDS[kind].higher_is_better else '↓'}" in shown(gate_record(metric=metric))[1]
+
+
+def test_of_what_is_told_of_layers_one_column_is_enough() -> None:
+    red = gate_record(metric=GAINS, verdict=Verdict.REGRESSED)
+    text = shown(gate_record(metric=WEIGHTS), red)
+    assert any(line.startswith("REGRESSED") and GAINS in line for line in text)
+    assert not any(GAINS in line for line in text if line.startswith("spec"))
 
 
 def test_collapsed_cells_have_a_section_of_their_own() -> None:
