@@ -40,7 +40,9 @@ gate: $(VENV)/installed
 
 test: lint
 	$(BIN)/pytest tests -n $(WORKERS) -m "not slow" --ignore tests/unit
-	$(BIN)/coverage run --branch --include "$(CORE)" -m pytest tests/unit -m "not slow"
+	$(BIN)/coverage erase
+	$(BIN)/coverage run --branch --include "$(CORE)" -m pytest tests/unit -n $(WORKERS) -m "not slow"
+	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under 100
 
 test-slow: $(VENV)/installed
