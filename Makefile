@@ -33,7 +33,7 @@ empty :=
 space := $(empty) $(empty)
 comma := ,
 
-.PHONY: gate test test-slow interop tables lint wheel clean
+.PHONY: gate test test-slow interop tables power lint wheel clean
 
 gate: $(VENV)/installed
 	$(BIN)/pytest suites -n $(WORKERS) -m "$(SMOKE)" --quantcheck-report json:build/gate.json
@@ -61,6 +61,10 @@ tables: $(VENV)/installed
 	-$(BIN)/pytest suites -q -n $(WORKERS) $(STORIES) --quantcheck-report json:build/stories.json \
 		--quantcheck-specs '$(subst $(space),$(comma),$(strip $(AT_32) $(VARIANTS)))'
 	$(BIN)/python -m quantcheck.report.methods build/builtin.json build/stories.json --into docs/methods.md
+
+# Who catches planted faults. Hours, kept below build/power: an interrupted one goes on where it stopped.
+power: $(VENV)/installed
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.power
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -1,0 +1,80 @@
+"""What must not alarm: other batches, items in another order, other samples to calibrate with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mutants.model.fault import Plant, all_of, altered
+from quantcheck.measurement import Measurement
+from quantcheck.metrics.measure import Workload
+from quantcheck.models.text import Windows
+
+BATCHES = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Tokens that a model reads at once, as multiples of the usual number."""
+
+
+def rerun(seed: int) -> Plant:
+    """Measure the candidate in other batches, its windows in another order; outcomes keep their places."""
+
+    def alter(real: Any) -> Any:
+        def measure(model: Any, workload: Workload, **named: Any) -> Mapping[str, Measurement]:
+            choose = np.random.default_rng(seed)
+            orders = {each.name: choose.permutation(len(each)) for each in workload.windows}
+            windows = tuple(_ordered(each, orders[each.name]) for each in workload.windows)
+            batch = float(choose.choice(BATCHES))
+            found = real(model, replace(workload, windows=windows), **{**named, "batch": batch})
+            return {metric: _restored(each, orders) for metric, each in found.items()}
+
+        return measure
+
+    return altered("quantcheck.runner:measure", alter)
+
+
+def early(seed: int) -> Plant:
+    """Take the items of a run that stops early in another order, and in other batches."""
+    batch = float(np.random.default_rng(seed).choice(BATCHES))
+    return all_of(
+        altered("quantcheck.decision:stop", lambda real: lambda known, first: real(known, first + 1 + seed)),
+        altered(
+            "quantcheck.runner:measure",
+            lambda real: lambda *given, **named: real(*given, **{**named, "batch": batch}),
+        ),
+    )
+
+
+def recalibration(draw: int) -> Plant:
+    """Calibrate with as many other windows of the same text, recorded as the same: an honest redraw."""
+
+    def alter(real: Any) -> Any:
+        def calibration_windows(source: Any, tokenizer: Any, context_length: int) -> Windows:
+            honest = real(source, tokenizer, context_length)
+            count = len(honest)
+            more = real(replace(source, windows=(draw + 1) * count), tokenizer, context_length)
+            taken = replace(honest, ids=more.ids[-count:])
+            taken.__dict__["digest"] = honest.digest
+            return taken
+
+        return calibration_windows
+
+    return altered("quantcheck.runner:calibration_windows", alter)
+
+
+def _ordered(windows: Windows, order: NDArray[np.int64]) -> Windows:
+    """The windows in another order, under the digest of the items, which are the same."""
+    found = replace(windows, ids=windows.ids[order], documents=windows.documents[order])
+    found.__dict__["digest"] = windows.digest
+    return found
+
+
+def _restored(measured: Measurement, orders: Mapping[str, NDArray[np.int64]]) -> Measurement:
+    order = orders.get(measured.metric.partition("/")[2])
+    if order is None:
+        return measured
+    back = np.argsort(order)
+    clusters = None if measured.clusters is None else measured.clusters[back]
+    return replace(measured, outcomes=measured.outcomes[back], clusters=clusters)
