@@ -16,9 +16,14 @@ ROWS = [
 SPEC = "qlora-w4-rank=2-steps=1"
 
 
+@pytest.fixture(scope="module")
+def imported() -> None:
+    """What imports only once, before pytester notes what is to be forgotten after a test."""
+    import_bitsandbytes()
+
+
 @pytest.fixture
-def with_pairs(project: Project) -> Project:
-    import_bitsandbytes()  # a run in this process forgets what it imported, and this imports only once
+def with_pairs(imported: None, project: Project) -> Project:
     (project.path / "pairs.json").write_text(json.dumps(ROWS), encoding="utf-8")
     return project
 
