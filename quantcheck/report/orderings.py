@@ -41,7 +41,8 @@ def read(raw: Mapping[str, Any]) -> Ordering:
 
 
 def _sides(gate: GateRecord) -> Iterator[Side]:
+    """One that was decided before all of its items were taken has not enough in common with others."""
     measured, reference = gate.measurements()
-    if measured is not None:
+    if measured is not None and gate.of is None:
         spec, margin = QuantSpec.parse(gate.spec), gate.drift_margin or 0.0
         yield Side(gate.model, spec, measured, reference, margin, gate.weights)

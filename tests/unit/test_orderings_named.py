@@ -75,6 +75,7 @@ def test_exact_ids_name_one_pair() -> None:
     named = entry(better="gptq-w3-g128", worse="gptq-w3")
     assert pairs(named, "gptq-w3", "gptq-w3-g128", "gptq-w3-g64") == [("gptq-w3-g128", "gptq-w3")]
     assert pairs(named, "gptq-w3-g128", "rtn-w3") == []
+    assert named.sides == ("gptq-w3-g128", "gptq-w3")
 
 
 @given(st.text("ab-", max_size=4), st.text("ab-", max_size=4))

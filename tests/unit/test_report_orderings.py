@@ -74,6 +74,8 @@ def test_a_gate_of_an_ordering_and_one_without_outcomes_are_not_compared() -> No
     other = record("rtn-w3", [1.0, 2.0])
     assert orderings.found([fine, replace(other, outcomes="")]) == ()
     assert orderings.found([fine, replace(other, value=None)]) == ()
+    assert orderings.found([fine, replace(other, of=9)]) == ()
+    assert len(orderings.found([fine, other])) == 1
 
 
 def test_violated_orderings_are_told_and_all_are_counted() -> None:
