@@ -21,11 +21,12 @@ false one is as rare as either allows; being unchanged has a quarter of alpha, t
 sequence and half on all items, the drift the three quarters that are left. The drift is about the item set
 itself (``Betting.of``): after all items it is known, and there is no second test to share with.
 
-Limits. Log-ratios of perplexity have none. Those of the floor are taken from what quantizing did to the
-accepted model's windows, twice as far out as it went (`limits`); those of the drift from the same, around no
-change: twice as far for the worse, once for the better. KL divergence is 0 or more and agreement lies between
-0 and 1, so they cannot improve by more than was accepted. Accuracies differ by 1 at most. How far real
-changes went is measured in docs/statistics.md.
+Limits. Log-ratios of perplexity have none, so how far a window may go is assumed. Those of the floor are
+taken from what quantizing did to the accepted model's windows, twice as far out as it went (`limits`). The
+drift asks about changes near its margin: windows are taken to be no better than accepted by more than
+`BETTER` margins, and no worse by more than `WORSE`; how far real changes went is in docs/statistics.md. So
+are KL divergence and agreement, which besides cannot improve by more than was accepted, 0 and 1 being the
+best there are. Accuracies differ by 1 at most.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ FLOOR_ALARM, DRIFT_ALARM, LAST_ALARM = 1 / 4, 1 / 2, 1 / 4
 FLOOR_ALPHA, DRIFT_ALPHA, EQUAL_ALPHA, LAST_ALPHA = 1 / 4, 3 / 4, 1 / 4, 1 / 2
 """Shares of a gate's levels: the floor in sequence, the drift, being unchanged, the floor on all items."""
 
-IMPROVE = 1.0
-"""How far a window may improve on what was accepted, in distances of the farthest from the accepted mean."""
+BETTER, WORSE = 5.0, 10.0
+"""How far a window may be from its accepted outcome, in drift margins."""
 
 Values = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -266,13 +267,11 @@ def _drift(known: Known) -> Betting:
 
 def drift_limits(known: Known) -> tuple[float, float]:
     """How far one item can be, or is taken to be, from its accepted outcome."""
-    if known.kind.unit == "fraction" and not known.kind.relative:
+    if known.kind.name == "acc":
         return -1.0, 1.0
-    moved = known.worse(known.accepted, known.origin)
-    moved = moved - moved.mean()
-    low, high = limits(moved, known.drift, IMPROVE)[0], limits(moved, known.drift)[1]
+    low, high = -BETTER * known.drift, WORSE * known.drift
     if not known.kind.relative:
         return low, high
-    best = 1.0 if known.kind.higher_is_better else 0.0
-    most = float(known.worse(np.full(moved.size, best), known.accepted).min())
+    best = np.full(known.accepted.size, 1.0 if known.kind.higher_is_better else 0.0)
+    most = float(known.worse(best, known.accepted).min())
     return max(low, min(most, -known.drift)), high

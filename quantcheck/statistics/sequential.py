@@ -215,15 +215,14 @@ def _items(peaks: NDArray[np.float64], level: float) -> NDArray[np.int64]:
     return np.asarray((peaks < -np.log(level)).sum(axis=1))
 
 
-def limits(accepted: ArrayLike, margin: float, slack: float = SLACK) -> tuple[float, float]:
-    """Limits of unbounded outcomes, for `Betting`: ``slack`` times as far out as those of an accepted run.
+def limits(accepted: ArrayLike, margin: float) -> tuple[float, float]:
+    """Limits of unbounded outcomes, for `Betting`: SLACK times as far out as those of an accepted run.
 
     They lie around both the accepted mean and the margin, at least as far off as the margin is from 0.
 
     Args:
         accepted: differences of the accepted run, shape [n], finite.
         margin: of the gate.
-        slack: above 0.
 
     Raises:
         ValueError: no differences or one that is not finite, or all are equal and the margin is 0.
@@ -232,7 +231,7 @@ def limits(accepted: ArrayLike, margin: float, slack: float = SLACK) -> tuple[fl
     if not values.size or not np.isfinite(values).all():
         raise ValueError(f"{values.size} accepted differences, or some are not finite: they set no limits")
     centre = float(values.mean())
-    reach = max(slack * float(np.abs(values - centre).max()), abs(margin))
+    reach = max(SLACK * float(np.abs(values - centre).max()), abs(margin))
     if not reach:
         raise ValueError("equal accepted differences and a margin of 0 set no limits")
     return min(centre, margin) - reach, max(centre, margin) + reach

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from quantcheck.measurement import KINDS
 from quantcheck.statistics.bound import ALPHA, Answer
 from quantcheck.stopping import (
+    BETTER,
     CONFINED,
     DRIFT_ALARM,
     DRIFT_ALPHA,
@@ -23,6 +24,7 @@ from quantcheck.stopping import (
     LAST_ALARM,
     LAST_ALPHA,
     NO_STOPS,
+    WORSE,
     Known,
     Values,
     digest_of,
@@ -188,10 +190,12 @@ def test_kinds_that_are_relative_need_no_reference(name: str, accepted: float) -
 
 
 def test_a_divergence_improves_by_no_more_than_was_accepted() -> None:
-    outcomes = np.append(np.full(N - 1, 0.01), 0.5)
-    gate = Known(KINDS["kld"], None, outcomes, np.zeros(N), None, 0.33, 0.02, 0.01)
-    assert stop(gate, 1).drift.low == pytest.approx(-(0.5 - outcomes.mean()))
-    assert stop(replace(gate, accepted=np.full(N, 0.01)), 1).drift.low == -0.02
+    gate = Known(KINDS["kld"], None, np.full(N, 0.5), np.zeros(N), None, 0.33, 0.02, 0.01)
+    assert (stop(gate, 1).drift.low, stop(gate, 1).drift.high) == (-BETTER * 0.02, WORSE * 0.02)
+    for accepted, low in ((0.05, -0.05), (0.01, -0.02)):
+        assert stop(replace(gate, accepted=np.full(N, accepted)), 1).drift.low == low
+    agreement = replace(gate, kind=KINDS["top1"], accepted=np.full(N, 0.95))
+    assert stop(agreement, 1).drift.low == pytest.approx(-0.05)
 
 
 @pytest.mark.parametrize("clusters", [None, np.arange(N) // 2, np.repeat([0, 1], N // 2)])
