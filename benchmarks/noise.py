@@ -4,7 +4,7 @@ Noise: what `quantcheck.recalibration.measured_noise` finds at the smoke tier, s
 of an artifact is altered, and the logarithms of its errors and gain compared with before; they show what a
 band of a few standard deviations can tell apart.
 
-    python -m benchmarks.noise --into docs/statistics.md
+    python -m benchmarks.noise
 """
 
 from __future__ import annotations

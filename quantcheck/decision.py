@@ -34,6 +34,7 @@ from quantcheck.plan import Cell
 from quantcheck.provenance import library_versions, machine, made_key, same_codes
 from quantcheck.published import Match, RunFigure, decisive, matches
 from quantcheck.record import GateRecord, figure_fields
+from quantcheck.registry import Capabilities
 from quantcheck.report.figures import figure as shown
 from quantcheck.results import Figures
 from quantcheck.spec import ModelSpec, QuantSpec
@@ -104,6 +105,14 @@ def rules(session: GateSession, runner: Runner, model: ModelSpec, spec: QuantSpe
         if before is not None:
             found[metric] = stop(before, session.settings.seed)
     return found
+
+
+def codes_are_due(needs: Capabilities, made: Mapping[str, Any], device: str) -> bool:
+    """Whether a method must give the codes that were accepted with the provenance ``made``.
+
+    Sums over data round otherwise on another processor; rounding each weight by itself does not.
+    """
+    return not (needs.calibrated or needs.tuned or needs.distilled) or same_codes(made, device)
 
 
 def stored(facts: ArtifactFacts, metric: str) -> tuple[Measurement | None, Measurement | None]:
@@ -219,7 +228,7 @@ class _Decision:
             self.spec.bits,
             self.spec.act_bits,
             self.session.alarm,
-            same_codes=not (needs.calibrated or needs.tuned) or same_codes(self.made, self.runner.device),
+            same_codes=codes_are_due(needs, self.made, self.runner.device),
             kernels=self.settings.kernels,
             published=None if self.figure else self._published(measured, compared),
             stop=self.rules.get(self.cell.metric),

@@ -48,6 +48,7 @@ class Capabilities:
         group_required: whether one must be given.
         calibrated: whether the method needs calibration windows.
         tuned: whether the method is fine-tuned on instructions.
+        distilled: whether the method trains on text that the model itself makes.
         act_bits: activation bits; ``None`` stands for weights only.
         options: spec option names and their types (``bool``, ``int``, ``float`` or ``str``).
         between: any width in this closed range is supported, too.
@@ -62,6 +63,7 @@ class Capabilities:
     group_required: bool = False
     calibrated: bool = False
     tuned: bool = False
+    distilled: bool = False
     act_bits: tuple[int | None, ...] = (None,)
     options: tuple[tuple[str, type], ...] = ()
     between: tuple[float, float] | None = None

@@ -197,6 +197,7 @@ _register(
     Capabilities(
         bits=(2,),
         options=(("steps", int), ("gamma", float), ("lr", float), ("weight_lr", float)),
+        distilled=True,
         uniform=False,
         rows=Rows(
             smoke=("dbllm-w2-g128",),

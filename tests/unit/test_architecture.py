@@ -105,8 +105,8 @@ ROOMS = {
     "extensions": ("codecs errors kernels methods registry", ""),
     "decision": (
         "__init__ artifact_facts baseline changelog errors gate judging known_gates measurement methods "
-        "noise options outcomes plan provenance published recalibration record report results snapshot "
-        "spec stopping",
+        "noise options outcomes plan provenance published recalibration record registry report results "
+        "snapshot spec stopping",
         "",
     ),
     "ordering_decision": ("decision errors judging known_gates orderings plan record", ""),
