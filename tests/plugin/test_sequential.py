@@ -28,17 +28,29 @@ def gates_of(project: Project) -> dict[str, dict[str, Any]]:
     return {metric: project.gates()[f"{SPEC}/{metric}/eval"] for metric in METRICS}
 
 
-@pytest.mark.parametrize("workers", [(), pytest.param(("-n", "2"), marks=pytest.mark.slow)])
-def test_an_unchanged_model_is_green_after_a_few_windows(long: Project, workers: tuple[str, ...]) -> None:
+def test_an_unchanged_model_is_green_after_a_few_windows(long: Project) -> None:
     whole = gates_of(long)["ppl"]["n"]
 
-    result = long.run(*OPTIONS, *workers, specs=SPEC, methods={"mine": Sound()})
+    result = long.run(*OPTIONS, specs=SPEC, methods={"mine": Sound()})
 
     assert result.ret == pytest.ExitCode.OK
     for gate in gates_of(long).values():
         assert gate["verdict"] == "PASS"
         assert gate["n"] < 12 < whole == gate["of"]
         assert gate["drift"] == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_workers_stop_where_one_process_does(project: Project) -> None:
+    (project.path / "eval.txt").write_text(words(1, 800), encoding="utf-8")
+    project.accept("--quantcheck-window=16", specs="rtn-w8")
+    taken = []
+    for workers in ((), ("-n", "2")):
+        result = project.run(*OPTIONS, "--quantcheck-cache=off", *workers, specs="rtn-w8")
+        assert result.ret == pytest.ExitCode.OK
+        taken.append({name: (gate["n"], gate["of"]) for name, gate in project.gates().items()})
+    assert taken[0] == taken[1]
+    assert taken[0]["rtn-w8/ppl/eval"][1] == 257
 
 
 def test_a_fault_is_red_before_all_windows_are_measured(long: Project) -> None:

@@ -68,6 +68,13 @@ def test_an_unchanged_model_is_decided_after_seven_windows() -> None:
     assert (found.taken, found.drift, found.unchanged) == (7, Answer.NOT_WORSE, True)
 
 
+def test_an_unchanged_model_far_below_its_floor_is_so_before_that() -> None:
+    rule = stop(known(reference=ACCEPTED - 3 + np.linspace(0, 0.1, N)), 1)
+    found = rule.answer(ACCEPTED[rule.order])
+    assert found is not None
+    assert (found.floor, found.unchanged, found.taken < rule.equal) == (Answer.WORSE, False, True)
+
+
 def test_one_window_that_differs_and_the_model_is_not_unchanged() -> None:
     rule = stop(known(), 1)
     outcomes = ACCEPTED.copy()
