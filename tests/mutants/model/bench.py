@@ -83,7 +83,7 @@ class Bench:
         said = io.StringIO()
         with tempfile.TemporaryDirectory(prefix="project-") as name:
             project, report = Path(name), Path(name, "report.json")
-            (project / "test_gates.py").write_text(SUITE, encoding="utf-8")
+            (project / "test_planted.py").write_text(SUITE, encoding="utf-8")
             (project / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
             arguments = [
                 *(name, f"--rootdir={name}", *QUIETLY.split(), *self.options, f"--quantcheck-specs={spec}"),
