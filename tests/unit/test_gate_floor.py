@@ -9,6 +9,7 @@ import pytest
 from scipy.special import stdtrit
 
 from quantcheck.gate import AcceptedFigure, Bounds, Judgement, Verdict, judge
+from quantcheck.statistics.bound import Bound
 from unit.builders import divergence, evidence, measured
 
 
@@ -86,3 +87,16 @@ def test_one_item_cannot_decide_a_floor_that_it_meets() -> None:
         "no number of items would decide",
     )
     assert divergence([0.75]).verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_counted_figure_is_its_own_bound_at_no_risk() -> None:
+    counted = evidence("bpw", candidate=measured("bpw", [3.25]), reference=measured("bpw", [3.0]))
+    found = judge(counted).test
+    assert found is not None
+    assert found.bound == Bound(0.25, 0.25, 0.25, n=1, clusters=1, alarm=0.0, alpha=0.0, mde=0.5)
+
+
+def test_many_independent_items_are_no_groups() -> None:
+    outcomes = [0.0, 1.0] * 300
+    found = divergence(outcomes, Bounds(0.5, 9, ""), accepted=0.5)
+    assert "600 items cannot tell" in found.reasons[0]
