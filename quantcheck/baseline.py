@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from quantcheck.errors import BaselineError
+from quantcheck.judging.drift import NOISE_FACTOR
 from quantcheck.judging.evidence import AcceptedFigure
 from quantcheck.measurement import KINDS, Measurement
 from quantcheck.outcomes import tolerance, unpack
@@ -77,8 +78,22 @@ class Figure:
     spread: float | None = None
     freedom: int = 0
 
-    def accepted(self, measured: Measurement | None, made: Mapping[str, Any], basis: Basis) -> AcceptedFigure:
-        """The figure as the gate sees it, with everything that makes it stale for this run."""
+    def accepted(
+        self,
+        measured: Measurement | None,
+        made: Mapping[str, Any],
+        basis: Basis,
+        reference: Measurement | None = None,
+    ) -> AcceptedFigure:
+        """The figure as the gate sees it, with everything that makes it stale for this run.
+
+        Args:
+            measured: the quantized model's measurement now; ``None`` where there is none.
+            made: provenance of the accepted figure.
+            basis: what a figure of this run depends on.
+            reference: the full-precision model's measurement now, of all items; ``None`` where the metric
+                has none.
+        """
         stale = list(basis.differences(made["basis"]))
         if measured is not None:
             for name, now in (
@@ -88,6 +103,8 @@ class Figure:
             ):
                 if getattr(self, name) != now:
                     stale.append(f"{name}: accepted with {getattr(self, name)!r}, now {now!r}")
+        if not stale and reference is not None and (moved := self._other_reference(reference)):
+            stale.append(moved)
         outcomes = unpack(self.outcomes, self.n, self.mean) if self.outcomes else None
         return AcceptedFigure(
             self.mean,
@@ -99,6 +116,21 @@ class Figure:
             self.noise,
             self.spread,
             self.freedom,
+        )
+
+    def _other_reference(self, reference: Measurement) -> str | None:
+        """How the full-precision model's mean differs from then, which nothing but rounding may cause."""
+        kind = reference.kind
+        if kind.relative or kind.exact:
+            return None
+        then = self.mean + (self.worse if kind.higher_is_better else -self.worse)
+        # As of items: two choices can be so near that another processor prefers the other.
+        allowed = kind.rounding + NOISE_FACTOR * self.noise + (1.5 / self.n if kind.name == "acc" else 0.0)
+        if abs(reference.mean - then) <= allowed:
+            return None
+        return (
+            f"reference: accepted beside a full-precision mean of {then:.6g}, now {reference.mean:.6g}, "
+            f"though model, items and protocol are the same"
         )
 
 

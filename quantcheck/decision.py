@@ -173,7 +173,10 @@ class _Decision:
         if self.settings.update and measured is not None and self._worth_accepting(judgement, facts):
             judgement = judge(replace(evidence, baseline=AcceptedFigure(measured.mean)))
             if judgement.verdict.green:
-                accepted = self._accept(facts, measured, judgement.difference, before, snapshot)
+                try:
+                    accepted = self._accept(facts, measured, judgement.difference, before, snapshot)
+                except QuantizationError as error:
+                    judgement = replace(judgement, verdict=Verdict.NOT_QUANTIZED, reasons=(str(error),))
         judgement = expect(judgement, self.known, measured=measured is not None)
         return GateRecord(
             **self._where,
@@ -223,7 +226,7 @@ class _Decision:
             measured,
             compared,
             facts,
-            self.figure.accepted(measured, self.made, self.basis) if self.figure else None,
+            self._baseline(measured, compared),
             self.bounds,
             self.spec.bits,
             self.spec.act_bits,
@@ -233,6 +236,14 @@ class _Decision:
             published=None if self.figure else self._published(measured, compared),
             stop=self.rules.get(self.cell.metric),
         )
+
+    def _baseline(self, measured: Measurement | None, compared: Measurement | None) -> AcceptedFigure | None:
+        if self.figure is None:
+            return None
+        whole = compared
+        if compared is not None and compared.taken is not None:
+            whole = self.runner.reference(self.cell.model).measurements[self.cell.metric]
+        return self.figure.accepted(measured, self.made, self.basis, whole)
 
     def _worth_accepting(self, judgement: Judgement, facts: ArtifactFacts) -> bool:
         """A figure within its margin stays as it is, unless it was measured on another artifact.

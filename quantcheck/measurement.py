@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ class Kind:
 
     Attributes:
         name: the prefix.
-        higher_is_better: the direction.
+        higher_is_better: the direction; ``None`` where a change either way is for the worse.
         unit: of the figure as people read it.
         log: whether the figure is the exponential of the outcomes' mean (perplexity), else the mean itself.
         relative: whether outcomes are already a difference from the reference (KL divergence, agreement).
@@ -32,7 +32,7 @@ class Kind:
     """
 
     name: str
-    higher_is_better: bool
+    higher_is_better: bool | None
     unit: str
     log: bool = False
     relative: bool = False
@@ -59,6 +59,8 @@ KINDS = {
         ),
     )
 }
+_WHOLE = {"artifact/gains": replace(KINDS["artifact"], higher_is_better=None, unit="gain")}
+"""Metrics that differ from their kind."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +149,8 @@ class PairedDifference:
 
 def kind_of(metric: str) -> Kind:
     """The kind of a metric's name; raises ``KeyError`` for a prefix whose direction nobody knows."""
+    if metric in _WHOLE:
+        return _WHOLE[metric]
     prefix = metric.partition("/")[0]
     if prefix not in KINDS:
         raise KeyError(

@@ -120,8 +120,8 @@ class GateRecord:
         return kind_of(self.metric).unit
 
     @property
-    def higher_is_better(self) -> bool:
-        """The direction in which the figure gets better."""
+    def higher_is_better(self) -> bool | None:
+        """The direction in which the figure gets better; ``None`` where a change either way is worse."""
         return kind_of(self.metric).higher_is_better
 
     @property

@@ -108,8 +108,7 @@ def _layers(evidence: Evidence, candidate: Measurement, baseline: AcceptedFigure
         return Drift(change, margin, (Verdict.REGRESSED, other))
     if not (np.abs(changes) > margin).any():
         return Drift(change, margin)
-    # A gain is off in either direction.
-    worse = evidence.metric == GAINS or (changes > margin).any()
+    worse = candidate.kind.higher_is_better is None or (changes > margin).any()
     verdict = Verdict.REGRESSED if worse else Verdict.IMPROVED
     return Drift(change, margin, (verdict, _told(evidence, changes, margin)))
 

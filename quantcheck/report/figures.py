@@ -33,8 +33,10 @@ def with_error(value: float | None, stderr: float | None) -> str:
     return f"{signed(value)} ± {stderr:.3g}"
 
 
-def arrow(higher_is_better: bool) -> str:
-    """The direction in which a figure gets better."""
+def arrow(higher_is_better: bool | None) -> str:
+    """The direction in which a figure gets better; of one that should stay, both."""
+    if higher_is_better is None:
+        return "↕"
     return "↑" if higher_is_better else "↓"
 
 

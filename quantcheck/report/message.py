@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from quantcheck.gate import Verdict
+from quantcheck.measurement import kind_of
 from quantcheck.published import Citation
 from quantcheck.record import GateRecord
-from quantcheck.report.figures import figure, signed, with_error
+from quantcheck.report.figures import arrow, figure, signed, with_error
 
 NEXT = {
     Verdict.NOT_QUANTIZED: "check that the method quantized every decoder Linear and that nothing restored "
@@ -41,7 +43,7 @@ def message(gate: GateRecord, machine: Mapping[str, str]) -> str:
     if gate.reference is not None:
         of = f"by {gate.against}" if gate.against else "at full precision"
         lines.append(f"  reference  {figure(gate.metric, gate.reference)} {of}, same items")
-    if gate.worse is not None:
+    if gate.worse is not None and not _by_layer(gate):
         lines.append(
             f"  worse by   {with_error(gate.worse, gate.worse_stderr)} {difference_unit(gate)} "
             f"(paired), {'margin' if gate.against else 'floor'} {_bound(gate.floor)}"
@@ -51,10 +53,7 @@ def message(gate: GateRecord, machine: Mapping[str, str]) -> str:
             f"  tested     {signed(gate.lower)} to {signed(gate.upper)}{_flips(gate)}; {_seen(gate)}"
         )
     if gate.baseline is not None:
-        lines.append(
-            f"  baseline   {figure(gate.metric, gate.baseline)}, drift {signed(gate.drift)}, margin "
-            f"{_bound(gate.drift_margin)}"
-        )
+        lines.append(f"  baseline   {figure(gate.metric, gate.baseline)}, {_drift(gate)}")
     if gate.published is not None:
         lines.append(f"  published  {published_line(gate.published)}")
     if gate.bpw is not None and gate.nominal_bits is not None:
@@ -100,6 +99,18 @@ def difference_unit(gate: GateRecord) -> str:
     return "nat" if gate.unit == "perplexity" else gate.unit
 
 
+def _by_layer(gate: GateRecord) -> bool:
+    return kind_of(gate.metric).by_layer
+
+
+def _drift(gate: GateRecord) -> str:
+    """A drift and its margin; of layers' errors the ratios that their logarithms stand for."""
+    if gate.drift is None or gate.drift_margin is None or not _by_layer(gate):
+        return f"drift {signed(gate.drift)}, margin {_bound(gate.drift_margin)}"
+    drift, margin = math.expm1(gate.drift), math.expm1(gate.drift_margin)
+    return f"drift {drift:+.2%} in the layer that moved most, margin {margin:.2%}"
+
+
 def _items(gate: GateRecord) -> str:
     return f"{gate.n}" if gate.of is None else f"{gate.n} of {gate.of}"
 
@@ -122,7 +133,8 @@ def _unit(gate: GateRecord) -> str:
 
 
 def _direction(gate: GateRecord) -> str:
-    return "↑ higher is better" if gate.higher_is_better else "↓ lower is better"
+    words = {True: "higher is better", False: "lower is better", None: "either way is worse"}
+    return f"{arrow(gate.higher_is_better)} {words[gate.higher_is_better]}"
 
 
 def _bound(value: float | None) -> str:

@@ -67,3 +67,27 @@ def test_what_is_stored_is_accepted_without_evaluating_anything(own: Project, sp
 
     assert set(own.verdicts()) == {f"{spec}/{metric}" for metric in STORED if metric != "bpw"}
     assert [len(entries(own.cache, kind)) for kind in ("facts", "measurement", "noise")] == [1, 0, 0]
+
+
+def test_a_method_that_fails_on_other_samples_is_not_accepted_and_ends_in_a_verdict(own: Project) -> None:
+    own.pytester.makeconftest("""
+        from quantcheck.errors import QuantizationError
+        from quantcheck.methods.gptq import Gptq
+
+        class Once(Gptq):
+            calls = 0
+
+            def quantize(self, *given, **named):
+                Once.calls += 1
+                if Once.calls > 1:
+                    raise QuantizationError("the Hessian of this sample is singular")
+                return super().quantize(*given, **named)
+
+        def pytest_quantcheck_register_methods(methods):
+            methods.register("once", Once(), methods.entry("gptq").capabilities, origin="conftest.py")
+    """)
+    own.run("--snapshot-update", "--quantcheck-recalibrations=1", specs="once-w4")
+
+    assert set(own.verdicts().values()) == {"NOT_QUANTIZED"}
+    assert "singular" in own.gates()["once-w4/kld/eval"]["reasons"][0]
+    assert not own.baseline("once-w4").exists()

@@ -329,3 +329,32 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
         write_baseline(tmp_path, TWO.with_figure("smoke", "ppl/web", figure(mean=9.0), MADE))
     assert path.read_text(encoding="utf-8") == TWO.dumps()
     assert [entry.name for entry in path.parent.iterdir()] == ["rtn-w3.json"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "then", "now", "stale"),
+    [
+        ("ppl/web", figure(mean=1.5, worse=0.25), 1.25, False),
+        ("ppl/web", figure(mean=1.5, worse=0.25), 1.25009, False),
+        ("ppl/web", figure(mean=1.5, worse=0.25), 1.2502, True),
+        ("ppl/web", figure(mean=1.5, worse=0.25), math.nan, True),
+        ("ppl/web", figure(mean=1.5, worse=0.25, noise=0.001), 1.26, False),
+        ("ppl/web", figure(mean=1.5, worse=0.25, noise=0.001), 1.2602, True),
+        ("acc/web", figure(mean=0.5, worse=0.25, n=4), 0.75, False),
+        ("acc/web", figure(mean=0.5, worse=0.25, n=4), 0.5, False),  # one item that is a near tie
+        ("acc/web", figure(mean=0.5, worse=0.25, n=4), 0.25, True),
+        ("bpw", figure(mean=3.25, worse=0.25), 9.0, False),  # counted: not measured beside it
+        ("kld/web", figure(mean=0.5, worse=0.5), 9.0, False),  # relative by nature: there is none beside it
+    ],
+)
+def test_a_baseline_is_stale_beside_another_reference(
+    metric: str, then: Figure, now: float, *, stale: bool
+) -> None:
+    reference = measured(metric, [now])
+    found = then.accepted(measured(metric, [then.mean]), MADE, BASIS, reference).stale
+    assert [each.partition(":")[0] for each in found] == ["reference"] * stale
+
+
+def test_a_reference_on_other_items_is_told_as_other_items() -> None:
+    there = measured("ppl/web", [9.0], "others")
+    assert len(figure().accepted(there, MADE, BASIS, there).stale) == 1

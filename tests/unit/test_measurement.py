@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import math
 import statistics
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,7 @@ def test_kinds_fix_direction_unit_and_how_outcomes_become_the_figure() -> None:
 def test_a_metrics_kind_is_its_prefix() -> None:
     assert kind_of("ppl/web/deep").name == "ppl"
     assert kind_of("bpw") is KINDS["bpw"]
+    assert kind_of("artifact/gains") == replace(KINDS["artifact"], higher_is_better=None, unit="gain")
     with pytest.raises(KeyError, match="perplexity"):
         kind_of("perplexity/web")
 

@@ -65,4 +65,4 @@ def test_a_difference_is_shown_to_three_digits(size: float, negative: bool) -> N
 
 
 def test_arrows_point_to_the_better_side() -> None:
-    assert (arrow(True), arrow(False)) == ("↑", "↓")
+    assert (arrow(True), arrow(False), arrow(None)) == ("↑", "↓", "↕")

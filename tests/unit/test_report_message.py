@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -48,6 +49,25 @@ def test_every_verdict_but_a_pass_says_what_to_do_now() -> None:
 @pytest.mark.parametrize("verdict", list(Verdict))
 def test_accepting_is_offered_only_where_it_could_help(verdict: Verdict) -> None:
     assert ("--snapshot-update" in NEXT[verdict]) is verdict.updatable
+
+
+@pytest.mark.parametrize(
+    ("metric", "measured"),
+    [
+        ("artifact/weights", "0.0123 relative error, ↓ lower is better, n = 16"),
+        ("artifact/gains", "0.0123 gain, ↕ either way is worse, n = 16"),
+    ],
+)
+def test_what_moved_in_layers_is_told_as_the_ratio_that_counts(metric: str, measured: str) -> None:
+    gate = gate_record(
+        metric=metric, value=0.0123, baseline=0.012, drift=math.log(1.05), drift_margin=math.log(1.01)
+    )
+    found = lines(message(gate, MACHINE))
+    assert found["measured"] == measured
+    assert found["baseline"] == "0.012, drift +5.00% in the layer that moved most, margin 1.00%"
+    assert "worse" not in found
+    unknown = lines(message(replace(gate, drift=None), MACHINE))
+    assert unknown["baseline"].startswith("0.012, drift -, margin ")
 
 
 def test_an_entry_among_the_known_failures_is_shown_with_its_issue() -> None:
