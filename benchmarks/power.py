@@ -8,19 +8,23 @@ with other samples: whoever turns red there cries wolf. Run by ``make power``, o
     PYTHONPATH=tests python -m benchmarks.power
 
 Runs are kept below ``--folder`` for one state of the product's code, so that an interrupted table goes on
-where it stopped; a fault that was edited is run again with ``--anew GLOB``.
+where it stopped; a fault that was edited is run again with ``--anew GLOB``. Specs are run side by side
+(``--jobs``), each on one thread.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from fnmatch import fnmatchcase
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from mutants.model.bench import EARLY, STORED, Bench
 from mutants.model.fault import Fault, Plant, all_of
 from mutants.model.faults import FAULTS
@@ -48,7 +52,7 @@ class Store:
         anew: names of runs that are made again.
     """
 
-    def __init__(self, folder: Path, tier: str, anew: str) -> None:
+    def __init__(self, folder: Path, tier: str, anew: str = "") -> None:
         self.runs, self.anew = folder / tier / "runs", anew
         self.bench = Bench(folder / tier / "bench", tier)
         self.runs.mkdir(parents=True, exist_ok=True)
@@ -82,13 +86,14 @@ class Store:
 
     def _kept(self, name: str, make: Callable[[], Trial]) -> Trial:
         path = self.runs / f"{name}.json"
-        if path.is_file() and not fnmatchcase(name, self.anew):
-            return Trial.loads(path.read_text(encoding="utf-8"))
-        print(f"{self.bench.tier}: {name}", flush=True)
-        trial = make()
-        draft = path.with_suffix(".draft")
-        draft.write_text(trial.dumps(), encoding="utf-8")
-        os.replace(draft, path)
+        with FileLock(path.with_suffix(".lock")):
+            if path.is_file() and not fnmatchcase(name, self.anew):
+                return Trial.loads(path.read_text(encoding="utf-8"))
+            print(f"{self.bench.tier}: {name}", flush=True)
+            trial = make()
+            draft = path.with_suffix(".draft")
+            draft.write_text(trial.dumps(), encoding="utf-8")
+            os.replace(draft, path)
         return trial
 
 
@@ -114,23 +119,36 @@ def _row(fault: Fault, stores: Sequence[Store]) -> Row:
     )
 
 
-def wolves(store: Store, reruns: int) -> Alarms:
-    """Run sound models under circumstances that must not matter."""
-    specs = [RERUN[seed % len(RERUN)] for seed in range(reruns)]
+def wolves(store: Store, reruns: int, only: str = "*") -> Alarms:
+    """Run sound models, those of specs that match ``only``, under circumstances that must not matter."""
+    drawn = [(seed, RERUN[seed % len(RERUN)]) for seed in range(reruns)]
+    drawn = [(seed, spec) for seed, spec in drawn if fnmatchcase(spec, only)]
     return Alarms(
-        reruns=[
-            store.sound(f"rerun {seed}", rerun(seed), spec, kept=STORED) for seed, spec in enumerate(specs)
-        ],
-        early=[
-            store.sound(f"early {seed}", early(seed), spec, EARLY, kept=STORED)
-            for seed, spec in enumerate(specs)
-        ],
+        reruns=[store.sound(f"rerun {seed}", rerun(seed), spec, kept=STORED) for seed, spec in drawn],
+        early=[store.sound(f"early {seed}", early(seed), spec, EARLY, kept=STORED) for seed, spec in drawn],
         recalibrations=[
             store.sound(f"recalibration {draw}", recalibration(draw), spec)
             for spec in CALIBRATED
             for draw in range(1, DRAWS + 1)
+            if fnmatchcase(spec, only)
         ],
     )
+
+
+def groups(faults: Iterable[Fault]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Specs, each with the names of its faults, that no other group's runs look at; longest first."""
+    names: dict[str, list[str]] = {spec: [] for spec in RERUN}
+    for fault in faults:
+        names.setdefault(fault.spec, []).append(fault.name)
+    yield from ((spec, tuple(found)) for spec, found in sorted(names.items(), key=lambda item: -len(item[1])))
+
+
+def run_group(folder: Path, tiers: int, reruns: int, anew: str, group: tuple[str, tuple[str, ...]]) -> None:
+    """Make the runs of one group, which are kept."""
+    spec, names = group
+    stores = [Store(folder, tier, anew) for tier in TIERS[:tiers]]
+    gathered((fault for fault in FAULTS if fault.name in names), stores)
+    wolves(stores[0], reruns, spec)
 
 
 def state() -> str:
@@ -150,14 +168,19 @@ def main() -> None:
     )
     parser.add_argument("--only", default="*", help="faults by name")
     parser.add_argument("--anew", default="", help="runs that are made again, by name")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
     parser.add_argument("--tiers", type=int, default=len(TIERS), help="how many tiers a fault may take")
     parser.add_argument(
         "--reruns", type=int, default=100, help="sound reruns of all items, and as many that stop early"
     )
     options = parser.parse_args()
     folder = options.folder / state()
-    stores = [Store(folder, tier, options.anew) for tier in TIERS[: options.tiers]]
     faults = [fault for fault in FAULTS if fnmatchcase(fault.name, options.only)]
+    run = partial(run_group, folder, options.tiers, options.reruns, options.anew)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(options.jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
+        list(pool.map(run, groups(faults)))
+    stores = [Store(folder, tier) for tier in TIERS[: options.tiers]]
     rows, alarms = gathered(faults, stores), wolves(stores[0], options.reruns)
     publish(sums_table(rows, alarms), "sums", options.into)
     publish(rules_table(), "rules", options.into)

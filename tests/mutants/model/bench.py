@@ -1,7 +1,8 @@
 """Runs the gates on a fault: pytest itself, in this process, in a project of its own.
 
-The sound model's figures are accepted first, by the same gates. A run with a fault then starts from a copy of
-those baselines and, unless the fault could reach them, from the reference figures of the sound run.
+The sound model's figures are accepted first, by the same gates, each spec's in a folder of its own. A run
+with a fault then starts from a copy of those that it needs and, unless the fault could reach them, from the
+reference figures of the sound run.
 """
 
 from __future__ import annotations
@@ -45,36 +46,51 @@ class Bench:
         tier: how much is measured.
         model: what is quantized.
         options: further options of every run.
+        policy: text of the margins; empty for the packaged ones.
     """
 
     def __init__(
-        self, folder: Path, tier: str = "smoke", *, model: str = MODEL, options: Sequence[str] = ()
+        self,
+        folder: Path,
+        tier: str = "smoke",
+        *,
+        model: str = MODEL,
+        options: Sequence[str] = (),
+        policy: str = "",
     ) -> None:
         self.tier, self.baselines, self.cache = tier, folder / "baselines", folder / "cache"
         self.options = (f"--quantcheck-tier={tier}", f"--quantcheck-model={model}", *options)
-        self.baselines.mkdir(parents=True, exist_ok=True)
+        self.policy = policy
 
     def accept(self, spec: str) -> Trial:
         """Accept the sound figures of a spec."""
-        trial = self._run(spec, self.baselines, self.cache, "--snapshot-update", "--quantcheck-update-in-ci")
+        baselines = self.baselines / spec
+        baselines.mkdir(parents=True, exist_ok=True)
+        if self.policy:
+            (baselines / "policy.toml").write_text(self.policy, encoding="utf-8")
+        trial = self._run(spec, baselines, self.cache, "--snapshot-update", "--quantcheck-update-in-ci")
         assert not trial.caught, (spec, trial.refused, trial.reasons)
         return trial
 
     def strike(self, fault: Fault, plant: Plant | None = None, *options: str) -> Trial:
         """Run a spec with its fault, or with another plant of it."""
-        with self._site(alone=fault.alone) as (site, cache), (plant or fault.plant)(site):
+        needs = (fault.spec, *fault.needs)
+        with self._site(*needs, alone=fault.alone) as (site, cache), (plant or fault.plant)(site):
             return self._run(fault.spec, site.baselines, cache, *options)
 
     def sound(self, spec: str, plant: Plant, *options: str, kept: Sequence[str] = ()) -> Trial:
         """Run a sound spec, under circumstances that must not matter; ``kept`` kinds are taken over."""
-        with self._site(alone=False, kept=(*KEPT, *kept)) as (site, cache), plant(site):
+        with self._site(spec, kept=(*KEPT, *kept)) as (site, cache), plant(site):
             return self._run(spec, site.baselines, cache, *options)
 
     @contextmanager
-    def _site(self, *, alone: bool, kept: Sequence[str] = KEPT) -> Iterator[tuple[Site, Path]]:
+    def _site(
+        self, *needs: str, alone: bool = False, kept: Sequence[str] = KEPT
+    ) -> Iterator[tuple[Site, Path]]:
         with tempfile.TemporaryDirectory(prefix="site-") as name:
             baselines, cache = Path(name, "baselines"), Path(name, "cache")
-            shutil.copytree(self.baselines, baselines)
+            for spec in needs:
+                shutil.copytree(self.baselines / spec, baselines, dirs_exist_ok=True)
             if not alone:
                 _copy_entries(self.cache, cache, kept)
             yield Site(baselines, lambda spec, *more: self._run(spec, baselines, cache, *more)), cache
