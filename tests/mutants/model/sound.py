@@ -48,7 +48,10 @@ def early(seed: int) -> Plant:
 
 
 def recalibration(draw: int) -> Plant:
-    """Calibrate with as many other windows of the same text, recorded as the same: an honest redraw."""
+    """Calibrate with as many other windows of the same text, recorded as the same: an honest redraw.
+
+    On another machine: on the one that accepted, codes that differ are no redraw.
+    """
 
     def alter(real: Any) -> Any:
         def calibration_windows(source: Any, tokenizer: Any, context_length: int) -> Windows:
@@ -61,7 +64,10 @@ def recalibration(draw: int) -> Plant:
 
         return calibration_windows
 
-    return altered("quantcheck.runner:calibration_windows", alter)
+    return all_of(
+        altered("quantcheck.runner:calibration_windows", alter),
+        altered("quantcheck.decision:same_codes", lambda _: lambda *_: False),
+    )
 
 
 def _ordered(windows: Windows, order: NDArray[np.int64]) -> Windows:
