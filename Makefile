@@ -6,6 +6,7 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INTEROP := .venv-interop
+MUTATION := .venv-mutation
 PADDED := compressed-tensors==0.17.1
 SMOKE := ultra_low_bit or canary or codec or kernel
 CORE := quantcheck/artifact_facts.py,quantcheck/baseline.py,quantcheck/changelog.py,quantcheck/cli.py,quantcheck/errors.py,quantcheck/gate.py,quantcheck/judging/*,quantcheck/known.py,quantcheck/known_gates.py,quantcheck/measurement.py,quantcheck/noise.py,quantcheck/orderings/*,quantcheck/outcomes.py,quantcheck/plan.py,quantcheck/policy.py,quantcheck/provenance.py,quantcheck/published/__init__.py,quantcheck/published/answer.py,quantcheck/published/bound.py,quantcheck/published/caveats.py,quantcheck/published/figures.py,quantcheck/record.py,quantcheck/registry.py,quantcheck/results.py,quantcheck/run_verdicts.py,quantcheck/spec.py,quantcheck/report/*,quantcheck/statistics/*,quantcheck/stopping.py
@@ -33,7 +34,7 @@ empty :=
 space := $(empty) $(empty)
 comma := ,
 
-.PHONY: gate test test-slow interop tables power lint wheel clean
+.PHONY: gate test test-slow interop tables power mutation lint wheel clean
 
 gate: $(VENV)/installed
 	$(BIN)/pytest suites -n $(WORKERS) -m "$(SMOKE)" --quantcheck-report json:build/gate.json
@@ -62,9 +63,13 @@ tables: $(VENV)/installed
 		--quantcheck-specs '$(subst $(space),$(comma),$(strip $(AT_32) $(VARIANTS)))'
 	$(BIN)/python -m quantcheck.report.methods build/builtin.json build/stories.json --into docs/methods.md
 
-# Who catches planted faults. Hours, kept below build/power: an interrupted one goes on where it stopped.
+# docs/power.md. An hour, kept below build/power: an interrupted one goes on where it stopped.
 power: $(VENV)/installed
-	PYTHONPATH=tests $(BIN)/python -m benchmarks.power
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.power --into docs/power.md
+
+# docs/mutants.md: every statement of the verdict broken one at a time. Half an hour.
+mutation: $(VENV)/installed $(MUTATION)/installed
+	PATH="$(CURDIR)/$(MUTATION)/bin:$$PATH" $(BIN)/python -m benchmarks.mutation --into docs/mutants.md
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -80,6 +85,11 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable . --group dev
 	touch $@
 
+$(MUTATION)/installed:
+	$(PYTHON) -m venv $(MUTATION)
+	$(MUTATION)/bin/pip install --quiet cosmic-ray==8.7.0
+	touch $@
+
 $(INTEROP)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(INTEROP)
 	$(INTEROP)/bin/python -m pip install --quiet "pip>=25.1"
@@ -89,4 +99,4 @@ $(INTEROP)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(INTEROP) build dist *.egg-info
+	rm -rf $(VENV) $(INTEROP) $(MUTATION) build dist *.egg-info

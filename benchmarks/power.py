@@ -5,7 +5,7 @@ tier and, if that misses it, at the standard tier; the rules of ``benchmarks.pee
 measured. The same is done with sound models that are measured in other batches and orders, and calibrated
 with other samples: whoever turns red there cries wolf. Run by ``make power``, or::
 
-    PYTHONPATH=tests python -m benchmarks.power
+    PYTHONPATH=tests python -m benchmarks.power --into docs/power.md
 
 Runs are kept below ``--folder`` for one state of the product's code, so that an interrupted table goes on
 where it stopped; a fault that was edited is run again with ``--anew GLOB``. Specs are run side by side

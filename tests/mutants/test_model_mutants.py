@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from models.tiny import save_tiny_llama
@@ -103,6 +104,17 @@ def test_faults_are_told_apart_and_there_is_enough_of_every_kind() -> None:
     assert len(BY_NAME) == len(FAULTS) >= 40
     for kind in Kind:
         assert sum(fault.kind is kind for fault in FAULTS) >= 8, kind
+
+
+def test_the_document_has_a_row_for_every_fault_and_sums_what_its_rows_say(repository: Path) -> None:
+    text = (repository / "docs" / "power.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+
+    assert [(row[0], row[1], row[2]) for row in rows] == [
+        (f"| `{fault.name}`", fault.what, f"`{fault.spec}`") for fault in FAULTS
+    ]
+    caught = sum("**missed**" not in row[5] for row in rows)
+    assert f"| **quantcheck** | {caught} |" in text
 
 
 @pytest.mark.slow
