@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
@@ -63,3 +64,14 @@ def test_every_link_between_the_pages_leads_somewhere(repository: Path) -> None:
     for page in [repository / "README.md", *sorted((repository / "docs").glob("*.md"))]:
         for target in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_table_of_noise_is_that_of_the_baselines(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(repository)
+    noises = importlib.import_module("benchmarks.noise").noises
+    filled = importlib.import_module("benchmarks.timing").filled
+    text = (repository / "docs" / "statistics.md").read_text(encoding="utf-8")
+
+    assert filled(text, "noise", noises()) == text
