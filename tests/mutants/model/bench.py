@@ -28,7 +28,10 @@ MODEL = "bench=builtin-llama"
 """Under a name of its own: nothing but what is accepted here counts as accepted."""
 
 SUITE = "from quantcheck.suites.test_language import test_gate\n"
-QUIETLY = "-q --import-mode=importlib -p no:cacheprovider -p no:unraisableexception --quantcheck-progress=off"
+QUIETLY = (
+    "-q --capture=sys --import-mode=importlib -p no:cacheprovider -p no:unraisableexception "
+    "--quantcheck-progress=off"
+)
 KEPT = ("reference", "sound")
 """Cache entries that say nothing about a quantized model."""
 
