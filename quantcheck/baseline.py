@@ -103,6 +103,8 @@ class Figure:
             ):
                 if getattr(self, name) != now:
                     stale.append(f"{name}: accepted with {getattr(self, name)!r}, now {now!r}")
+            if measured.taken is None and measured.n != self.n:
+                stale.append(f"n: accepted with {self.n} items, now {measured.n}")
         if not stale and reference is not None and (moved := self._other_reference(reference)):
             stale.append(moved)
         outcomes = unpack(self.outcomes, self.n, self.mean) if self.outcomes else None

@@ -10,6 +10,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -353,6 +354,13 @@ def test_a_baseline_is_stale_beside_another_reference(
     reference = measured(metric, [now])
     found = then.accepted(measured(metric, [then.mean]), MADE, BASIS, reference).stale
     assert [each.partition(":")[0] for each in found] == ["reference"] * stale
+
+
+def test_a_baseline_is_stale_where_an_item_was_lost_under_the_digest_of_all() -> None:
+    lost = measured("ppl/web", [1.5] * 15)
+    assert figure(n=16).accepted(lost, MADE, BASIS).stale == ("n: accepted with 16 items, now 15",)
+    part = replace(lost, taken=np.arange(15))
+    assert figure(n=16).accepted(part, MADE, BASIS).stale == ()
 
 
 def test_a_reference_on_other_items_is_told_as_other_items() -> None:
