@@ -368,7 +368,7 @@ def test_a_verdict_is_recomputed_from_stored_files_where_there_is_no_torch(
     reference = measured("ppl/web", [1.5, 2.0, 2.5])
     (tmp_path / "policy.toml").write_bytes((REPOSITORY / "baselines" / "policy.toml").read_bytes())
     bounds = read_policy(tmp_path / "policy.toml").bounds("gptq-w3-g128", "ppl/web")
-    old = figure(mean=accepted)
+    old = figure(mean=accepted, n=3)
     made = {KEY: {"basis": asdict(BASIS)}}
     write_baseline(
         tmp_path / "baselines",

@@ -84,6 +84,7 @@ def stored(**figures: Figure) -> BaselineFile:
     return BaselineFile("llama", "cpu", "rtn-w3", {KEY: MADE}, spelled)
 
 
+ALL = measured("ppl/web", [1.0] * figure().n)
 TWO = stored(smoke__ppl__web=figure(), smoke__acc__pooled=figure(mean=0.75, value=0.75, n=100))
 
 
@@ -216,7 +217,7 @@ def test_provenance_that_nothing_refers_to_any_more_is_dropped() -> None:
 @pytest.mark.parametrize("field", [field.name for field in fields(Basis)])
 def test_a_baseline_is_stale_when_one_field_of_its_basis_differs(field: str) -> None:
     now = replace(BASIS, **{field: 99 if isinstance(getattr(BASIS, field), int) else "other"})
-    accepted = figure().accepted(measured("ppl/web", [1.0]), MADE, now)
+    accepted = figure().accepted(ALL, MADE, now)
     assert len(accepted.stale) == 1
     assert accepted.stale[0].startswith(f"{field}: accepted with {getattr(BASIS, field)!r}, now ")
 
@@ -225,7 +226,7 @@ def test_a_baseline_is_stale_when_one_field_of_its_basis_differs(field: str) -> 
     ("field", "other"), [("items", "others"), ("protocol", "windows of 256"), ("version", 2)]
 )
 def test_a_baseline_is_stale_on_other_items_protocol_or_version(field: str, other: object) -> None:
-    now = replace(measured("ppl/web", [1.0]), **{field: other})
+    now = replace(ALL, **{field: other})
     accepted = figure().accepted(now, MADE, BASIS)
     assert accepted.stale == (f"{field}: accepted with {getattr(figure(), field)!r}, now {other!r}",)
 
@@ -237,7 +238,7 @@ def test_a_baseline_of_the_same_setting_is_not_stale() -> None:
         "libraries": {"torch": "1.0"},
         "machine": {"processor": "abacus"},
     }
-    accepted = figure().accepted(measured("ppl/web", [1.0, 2.0]), changed, BASIS)
+    accepted = figure().accepted(ALL, changed, BASIS)
     assert (accepted.mean, accepted.stale) == (1.5, ())
 
 
@@ -351,8 +352,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
 def test_a_baseline_is_stale_beside_another_reference(
     metric: str, then: Figure, now: float, *, stale: bool
 ) -> None:
-    reference = measured(metric, [now])
-    found = then.accepted(measured(metric, [then.mean]), MADE, BASIS, reference).stale
+    reference = measured(metric, [now] * then.n)
+    found = then.accepted(measured(metric, [then.mean] * then.n), MADE, BASIS, reference).stale
     assert [each.partition(":")[0] for each in found] == ["reference"] * stale
 
 
@@ -364,5 +365,5 @@ def test_a_baseline_is_stale_where_an_item_was_lost_under_the_digest_of_all() ->
 
 
 def test_a_reference_on_other_items_is_told_as_other_items() -> None:
-    there = measured("ppl/web", [9.0], "others")
+    there = measured("ppl/web", [9.0] * 16, "others")
     assert len(figure().accepted(there, MADE, BASIS, there).stale) == 1
