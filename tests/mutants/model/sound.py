@@ -12,10 +12,15 @@ from numpy.typing import NDArray
 from mutants.model.fault import Plant, all_of, altered
 from quantcheck.measurement import Measurement
 from quantcheck.metrics.measure import Workload
-from quantcheck.models.text import Windows
+from quantcheck.models.text import Windows, other_calibration_windows
+from quantcheck.runner import Runner
+from quantcheck.spec import ModelSpec, QuantSpec
 
 BATCHES = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Tokens that a model reads at once, as multiples of the usual number."""
+
+ACCEPTED = 4
+"""Draws of calibration windows that the band is measured with."""
 
 
 def rerun(seed: int) -> Plant:
@@ -50,22 +55,24 @@ def early(seed: int) -> Plant:
 def recalibration(draw: int) -> Plant:
     """Calibrate with as many other windows of the same text, recorded as the same: an honest redraw.
 
-    On another machine: on the one that accepted, codes that differ are no redraw.
+    On another machine: on the one that accepted, codes that differ are no redraw. None of the windows is one
+    of those that the band was measured with.
     """
 
     def alter(real: Any) -> Any:
-        def calibration_windows(source: Any, tokenizer: Any, context_length: int) -> Windows:
-            honest = real(source, tokenizer, context_length)
-            count = len(honest)
-            more = real(replace(source, windows=(draw + 1) * count), tokenizer, context_length)
-            taken = replace(honest, ids=more.ids[-count:])
-            taken.__dict__["digest"] = honest.digest
-            return taken
+        def quantized(
+            self: Runner, model: ModelSpec, spec: QuantSpec, windows: Windows | None, *given: Any
+        ) -> Any:
+            text = self.calibrations[model.name]
+            assert windows is not None and text is not None
+            length = self.source(model).context_length
+            other = other_calibration_windows(text, self.tokenizer(model), length, ACCEPTED + draw, draw)
+            return real(self, model, spec, other, *given)
 
-        return calibration_windows
+        return quantized
 
     return all_of(
-        altered("quantcheck.runner:calibration_windows", alter),
+        altered("quantcheck.runner:Runner.quantized", alter),
         altered("quantcheck.decision:same_codes", lambda _: lambda *_: False),
     )
 
