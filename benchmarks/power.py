@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from fnmatch import fnmatchcase
@@ -144,10 +145,16 @@ def groups(faults: Iterable[Fault]) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def run_group(folder: Path, tiers: int, reruns: int, anew: str, group: tuple[str, tuple[str, ...]]) -> None:
-    """Make the runs of one group, which are kept."""
+    """Make the runs of one group, which are kept; one that crashes does not keep the others back."""
     spec, names = group
     stores = [Store(folder, tier, anew) for tier in TIERS[:tiers]]
-    gathered((fault for fault in FAULTS if fault.name in names), stores)
+    for fault in FAULTS:
+        if fault.name not in names:
+            continue
+        try:
+            gathered([fault], stores)
+        except Exception as error:
+            print(f"{fault.name} crashed: {str(error)[-2000:]}", file=sys.stderr, flush=True)
     wolves(stores[0], reruns, spec)
 
 
