@@ -67,7 +67,7 @@ tables: $(VENV)/installed
 power: $(VENV)/installed
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.power --into docs/power.md
 
-# docs/mutants.md: every statement of the verdict broken one at a time. Half an hour.
+# docs/mutants.md: every statement of the verdict broken one at a time. A quarter of an hour.
 mutation: $(VENV)/installed $(MUTATION)/installed
 	PATH="$(CURDIR)/$(MUTATION)/bin:$$PATH" $(BIN)/python -m benchmarks.mutation --into docs/mutants.md
 
