@@ -167,7 +167,7 @@ RULES = (
     Rule("absolute", "vLLM's multimodal jobs: accuracy within .08 of the stored one", absolute),
     Rule("last good", "neural-compressor: accuracy within .001 of the last good run's", last_good),
     Rule("2 points", "quant-regress: at most 2 points below full precision", two_points),
-    Rule("unpaired z", "lm-evaluation-harness's comparison of two runs: |z| at most 1.96", unpaired),
+    Rule("unpaired z", "lm-evaluation-harness's comparison of two runs: z from -1.96 to 1.96", unpaired),
     Rule("ppl < 20", "llama.cpp's continuous integration", below_twenty),
     Rule("ppl 1 %", "rtol 1e-2 on each perplexity", within_one_percent),
     Rule("McNemar", "LLM-Accuracy-Stats (arXiv 2602.10144): pooled, one-sided, at .05", mcnemar),
