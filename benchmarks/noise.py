@@ -13,6 +13,8 @@ import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.timing import heads, publish, row
 from quantcheck.artifact_facts import GAINS, OUTPUTS, ROWS, WEIGHTS
 from quantcheck.baseline import BaselineFile, Figure, read_baseline
@@ -34,7 +36,7 @@ def accepted() -> Iterator[BaselineFile]:
 
 
 def noises() -> Iterator[str]:
-    """A row a spec: of a kind's figures the one that moves most; of layers the ratio that bands allow."""
+    """A row a spec: of a kind's figures the one that moves most; of layers what bands allow."""
     yield from heads(
         (
             "spec",
@@ -60,14 +62,15 @@ def noises() -> Iterator[str]:
 def _spread(figures: Mapping[str, Figure], kind: str) -> float:
     """The largest standard deviation of one kind's means; NaN where none is known."""
     found = (figure.spread for metric, figure in figures.items() if metric.startswith(f"{kind}/"))
-    return max((spread for spread in found if spread is not None), default=math.nan)
+    return max((spread for spread in found if isinstance(spread, float)), default=math.nan)
 
 
 def _band(figure: Figure | None) -> str:
-    """How far an honest recalibration takes a layer's error, or its gain."""
+    """How far an honest recalibration takes a layer's error, or its gain: the median and widest."""
     if figure is None or figure.spread is None:
         return ""
-    return f"{math.expm1(reach(figure.spread, figure.freedom, HONEST / (2 * figure.n))):.2g}"
+    bands = np.expm1(reach(figure.spread, figure.freedom, HONEST / (2 * figure.n)))
+    return f"{np.median(bands):.2g}; {np.max(bands):.2g}"
 
 
 def main() -> None:

@@ -57,7 +57,8 @@ class Figure:
         artifact: digest of the artifact that was measured; empty where unknown.
         codes: digest of each of its layers, space between; of layers' errors alone.
         noise: largest change of one item when the same artifact was measured in other batches.
-        spread: standard deviation over calibrations with other samples; ``None`` where there is none.
+        spread: standard deviation over calibrations with other samples, of the mean or of the logarithm of
+            each layer's error; ``None`` where there is none.
         freedom: its degrees of freedom.
     """
 
@@ -75,8 +76,8 @@ class Figure:
     artifact: str = ""
     codes: str = ""
     noise: float = 0.0
-    spread: float | None = None
-    freedom: int = 0
+    spread: float | tuple[float, ...] | None = None
+    freedom: float = 0
 
     def accepted(
         self,
@@ -282,10 +283,14 @@ def _stored(figure: Figure) -> dict[str, Any]:
 
 def _figure(entry: Mapping[str, Any]) -> Figure:
     figure = Figure(**entry)
+    if isinstance(figure.spread, list):
+        figure = replace(figure, spread=tuple(figure.spread))
     if not _finite(figure):
         raise ValueError(f"non-finite or missing number in {dict(entry)}")
     if figure.spread is not None and figure.freedom < 1:
         raise ValueError(f"a spread without degrees of freedom in {dict(entry)}")
+    if isinstance(figure.spread, tuple) and len(figure.spread) != figure.n:
+        raise ValueError(f"{len(figure.spread)} spreads of {figure.n} layers in {dict(entry)}")
     if figure.outcomes:
         unpack(figure.outcomes, figure.n, figure.mean)
     return figure
@@ -293,7 +298,8 @@ def _figure(entry: Mapping[str, Any]) -> Figure:
 
 def _finite(figure: Figure) -> bool:
     numbers = [figure.mean, figure.value, figure.worse, figure.noise]
-    optional = (figure.stderr, figure.worse_stderr, figure.spread)
+    spreads = figure.spread if isinstance(figure.spread, tuple) else (figure.spread,)
+    optional = (figure.stderr, figure.worse_stderr, *spreads)
     numbers += [number for number in optional if number is not None]
     return all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
 

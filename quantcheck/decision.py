@@ -330,7 +330,7 @@ class _Decision:
 def _figure(
     measured: Measurement, difference: PairedDifference, facts: ArtifactFacts, noise: Noise, made: str
 ) -> Figure:
-    spread, freedom = noise.spread(measured.metric)
+    spread = noise.recalibration.get(measured.metric)
     return Figure(
         mean=measured.mean,
         value=measured.value,
@@ -346,8 +346,8 @@ def _figure(
         artifact=facts.digest,
         codes=" ".join(layer.digest for layer in facts.layers) if measured.metric == WEIGHTS else "",
         noise=noise.evaluation.get(measured.metric, 0.0),
-        spread=spread,
-        freedom=freedom,
+        spread=spread.deviation if spread else None,
+        freedom=spread.freedom if spread else 0,
     )
 
 

@@ -19,16 +19,25 @@ from quantcheck.artifact_facts import GAINS, OUTPUTS, ROWS, WEIGHTS
 from quantcheck.errors import QuantizationError
 from quantcheck.measurement import Measurement
 from quantcheck.results import Figures
+from quantcheck.statistics.band import moderated
 
 Measured = Mapping[str, Measurement]
+
+VERSION = 2
+"""Of what is summed up, and how."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A standard deviation, and the degrees of freedom it was estimated with."""
+    """Standard deviations over calibrations, and the degrees of freedom that each was estimated with.
 
-    deviation: float
-    freedom: int
+    Attributes:
+        deviation: of a mean outcome; of layers that of each layer's logarithm, 0 where it is not known.
+        freedom: 1 or more.
+    """
+
+    deviation: float | tuple[float, ...]
+    freedom: float
 
 
 @dataclass(frozen=True)
@@ -40,22 +49,13 @@ class Noise:
             measured again, in the outcomes' unit.
         shift: by metric, the largest change of the mean outcome likewise.
         recalibration: by metric, how its mean outcome spreads over all calibrations, the accepted one among
-            them; of layers and blocks the logarithm, pooled (root mean square). Empty for methods that read
-            no calibration data; a metric whose logarithms are not known is left out.
+            them; of layers and blocks the logarithm of each. Empty for methods that read no calibration data;
+            a metric whose logarithms are not known is left out.
     """
 
     evaluation: dict[str, float]
     shift: dict[str, float]
     recalibration: dict[str, Spread] = field(default_factory=dict)
-
-    def spread(self, metric: str) -> tuple[float | None, int]:
-        """Standard deviation over calibrations of a metric's mean, or of the logarithm of a layer's error.
-
-        Returns:
-            It and its degrees of freedom; ``None`` and 0 where nothing was recalibrated.
-        """
-        found = self.recalibration.get(metric)
-        return (None, 0) if found is None else (found.deviation, found.freedom)
 
     def dumps(self) -> str:
         """The JSON text."""
@@ -65,8 +65,12 @@ class Noise:
     def loads(cls, text: str) -> Noise:
         """Read back what `dumps` wrote."""
         raw = json.loads(text)
-        spreads = {metric: Spread(**spread) for metric, spread in raw["recalibration"].items()}
+        spreads = {metric: _spread(**spread) for metric, spread in raw["recalibration"].items()}
         return cls(raw["evaluation"], raw["shift"], spreads)
+
+
+def _spread(deviation: float | list[float], freedom: float) -> Spread:
+    return Spread(tuple(deviation) if isinstance(deviation, list) else deviation, freedom)
 
 
 def noise(accepted: Figures, repeated: Sequence[Measured], recalibrated: Sequence[Figures]) -> Noise:
@@ -130,12 +134,14 @@ def _refuse_others(one: Measurement, other: Measurement) -> None:
 
 
 def _log_spread(errors: Sequence[Mapping[str, float]]) -> Spread | None:
-    """How log errors spread, pooled over names; those that are not above 0 everywhere are left out."""
-    variances = []
-    for name in errors[0]:
-        values = [each.get(name, 0.0) for each in errors]
-        if all(0 < value < math.inf for value in values):
-            variances.append(statistics.variance(map(math.log, values)))
-    if not variances:
+    """How the logarithm of each layer's error spreads; ``None`` where none is above 0 every time."""
+    names = list(errors[0])
+    values = np.array([[each.get(name, 0.0) for name in names] for each in errors])
+    known = ((values > 0) & np.isfinite(values)).all(axis=0)
+    if not known.any():
         return None
-    return Spread(math.sqrt(statistics.fmean(variances)), len(variances) * (len(errors) - 1))
+    variances = np.log(values[:, known]).var(axis=0, ddof=1)
+    deviations = np.zeros(len(names))
+    moderate, freedom = moderated(variances, len(errors) - 1)
+    deviations[known] = np.sqrt(moderate)
+    return Spread(tuple(float(f"{deviation:.4g}") for deviation in deviations), float(f"{freedom:.4g}"))

@@ -14,7 +14,7 @@ from quantcheck.methods import METHODS
 from quantcheck.metrics.measure import measure
 from quantcheck.metrics.text import ReferenceOutputs
 from quantcheck.models.text import Windows, other_calibration_windows
-from quantcheck.noise import Noise, noise
+from quantcheck.noise import VERSION, Noise, noise
 from quantcheck.progress import Update
 from quantcheck.results import Figures
 from quantcheck.runner import Runner
@@ -37,7 +37,8 @@ def measured_noise(runner: Runner, model: ModelSpec, spec: QuantSpec, recalibrat
         DataError: another sample of the calibration text shares windows with a text that is measured on.
         QuantizationError: the method failed on another sample, or left figures that are not finite.
     """
-    key = CacheKey.of("noise", figures=runner.figures_key(model, spec).digest, recalibrations=recalibrations)
+    figures = runner.figures_key(model, spec).digest
+    key = CacheKey.of("noise", figures=figures, recalibrations=recalibrations, version=VERSION)
 
     def create(folder: Path) -> None:
         found = _measured(runner, model, spec, recalibrations)

@@ -17,6 +17,7 @@ from quantcheck.cache import Cache
 from quantcheck.errors import DataError
 from quantcheck.metrics.catalog import MetricPlan, TextPlan, builtin_calibration, plan_metrics
 from quantcheck.models.text import TextSource, Windows
+from quantcheck.noise import Spread
 from quantcheck.progress import Mode, Progress
 from quantcheck.recalibration import measured_noise, recalibrated_figures
 from quantcheck.runner import Runner
@@ -72,11 +73,18 @@ def test_a_calibrated_method_moves_with_its_samples(runner: Runner, model: Model
     figures = [runner.figures(model, GPTQ), *recalibrated_figures(runner, model, GPTQ, 2)]
     for name in METRICS:
         means = [each.measurements[name].mean for each in figures]
-        assert found.spread(name) == (pytest.approx(np.std(means, ddof=1)), 2)
-    assert found.recalibration["ppl/eval"].deviation > 1e-4
-    layers = {name: spread.freedom for name, spread in found.recalibration.items() if name not in METRICS}
-    assert layers == {WEIGHTS: 2 * 14, GAINS: 2 * 14, ROWS: 2 * 14, OUTPUTS: 2 * 2}
-    assert all(found.recalibration[name].deviation > 1e-4 for name in layers)
+        assert found.recalibration[name] == Spread(pytest.approx(np.std(means, ddof=1)), 2)
+        assert means[0] != means[1]
+    layers = {name: spread for name, spread in found.recalibration.items() if name not in METRICS}
+    assert {name: np.size(spread.deviation) for name, spread in layers.items()} == {
+        WEIGHTS: 14,
+        GAINS: 14,
+        ROWS: 14,
+        OUTPUTS: 2,
+    }
+    for spread in layers.values():
+        assert 2 <= spread.freedom <= 2 * np.size(spread.deviation)
+        assert np.min(spread.deviation) > 1e-5
 
 
 def test_noise_is_measured_once(runner: Runner, model: ModelSpec) -> None:
@@ -84,7 +92,7 @@ def test_noise_is_measured_once(runner: Runner, model: ModelSpec) -> None:
     assert measured_noise(runner, model, GPTQ, 2) == once
     assert runner.cache.counts.created == created
     more = measured_noise(runner, model, GPTQ, 1)
-    assert more.spread("ppl/eval")[1] == 1 and more != once
+    assert more.recalibration["ppl/eval"].freedom == 1 and more != once
 
 
 def test_samples_are_others_and_the_last_has_another_order_and_seed(
@@ -120,7 +128,7 @@ def test_samples_that_are_measured_on_are_refused(tmp_path: Path, model: ModelSp
 def test_recalibrations_can_be_left_out(runner: Runner, model: ModelSpec) -> None:
     found = measured_noise(runner, model, GPTQ, 0)
     assert tuple(found.evaluation) == METRICS
-    assert found.spread("ppl/eval") == (None, 0)
+    assert found.recalibration == {}
 
 
 @pytest.mark.parametrize("when", ["before it is looked at", "before it is evaluated"])
@@ -157,5 +165,6 @@ def test_the_builtin_models_noise_is_small_against_what_quantizing_costs(tmp_pat
     assert found.evaluation["kld/encyclopedia"] < 1e-4
     spreads = {name: spread.deviation for name, spread in found.recalibration.items()}
     assert 0 < spreads["kld/encyclopedia"] < 0.2 * cost
-    assert 0 < 5 * spreads[GAINS] < spreads[WEIGHTS] < 0.1
+    typical = {metric: float(np.median(spreads[metric])) for metric in (GAINS, WEIGHTS)}
+    assert 0 < 5 * typical[GAINS] < typical[WEIGHTS] < 0.1
     assert 0 < spreads[OUTPUTS] < 0.2

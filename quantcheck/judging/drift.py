@@ -76,13 +76,21 @@ def allowed_moves(kind: Kind, baseline: AcceptedFigure) -> NDArray[np.float64]:
 
 def drift_margin(evidence: Evidence, baseline: AcceptedFigure) -> float:
     """How far the mean of another artifact may be from the accepted one."""
-    return _margin(evidence, baseline, HONEST)
+    return float(_margins(evidence.bounds.drift, baseline, HONEST))
 
 
-def _margin(evidence: Evidence, baseline: AcceptedFigure, level: float) -> float:
+def layer_margins(drift: float, baseline: AcceptedFigure, n: int) -> NDArray[np.float64]:
+    """How far the logarithm of each of ``n`` layers' errors may be from the accepted one, float64 [n].
+
+    ``drift`` is the policy's bound; the layers share the level between them, and each its between two sides.
+    """
+    return np.broadcast_to(_margins(drift, baseline, HONEST / (2 * n)), n)
+
+
+def _margins(drift: float, baseline: AcceptedFigure, level: float) -> NDArray[np.float64]:
     if baseline.spread is None:
-        return evidence.bounds.drift
-    return max(evidence.bounds.drift, reach(baseline.spread, baseline.freedom, level))
+        return np.array(drift)
+    return np.maximum(drift, reach(baseline.spread, baseline.freedom, level))
 
 
 def _beyond(worse: float, margin: float) -> Finding | None:
@@ -101,30 +109,28 @@ def _beyond(worse: float, margin: float) -> Finding | None:
 
 
 def _layers(evidence: Evidence, candidate: Measurement, baseline: AcceptedFigure) -> Drift:
-    margin = _margin(evidence, baseline, HONEST / (2 * candidate.n))
-    changes = _log_ratios(candidate, baseline)
-    change = float(changes[np.argmax(np.abs(changes))])
+    margins = layer_margins(evidence.bounds.drift, baseline, candidate.n)
+    changes = log_ratios(candidate, baseline)
+    worst = int(np.argmax(np.abs(changes) / margins))
+    change, margin = float(changes[worst]), float(margins[worst])
     if other := _other_codes(evidence, baseline):
         return Drift(change, margin, (Verdict.REGRESSED, other))
-    if not (np.abs(changes) > margin).any():
+    beyond = np.abs(changes) > margins
+    if not beyond.any():
         return Drift(change, margin)
-    worse = candidate.kind.higher_is_better is None or (changes > margin).any()
+    worse = candidate.kind.higher_is_better is None or (changes > margins).any()
     verdict = Verdict.REGRESSED if worse else Verdict.IMPROVED
-    return Drift(change, margin, (verdict, _told(evidence, changes, margin)))
-
-
-def _told(evidence: Evidence, changes: NDArray[np.float64], margin: float) -> str:
     assert evidence.artifact is not None
-    beyond, worst = int((np.abs(changes) > margin).sum()), int(np.argmax(np.abs(changes)))
     name = tuple(evidence.artifact.errors(evidence.metric))[worst]
     what, items = _TOLD[evidence.metric]
-    return (
-        f"the {what} of {beyond} of {changes.size} {items} is beyond the band of {math.expm1(margin):.2%} "
-        f"around the accepted one, {name} most: {math.expm1(changes[worst]):+.2%}"
+    reason = (
+        f"the {what} of {int(beyond.sum())} of {beyond.size} {items} is beyond its band around the accepted "
+        f"one, {name} most: {math.expm1(change):+.2%}, where {math.expm1(margin):.2%} is allowed"
     )
+    return Drift(change, margin, (verdict, reason))
 
 
-def _log_ratios(candidate: Measurement, baseline: AcceptedFigure) -> NDArray[np.float64]:
+def log_ratios(candidate: Measurement, baseline: AcceptedFigure) -> NDArray[np.float64]:
     """Logarithm of each layer's error over the accepted one; no error then and now is no change."""
     accepted = np.full(candidate.n, baseline.mean) if baseline.outcomes is None else baseline.outcomes
     now = np.full(candidate.n, candidate.mean) if baseline.outcomes is None else candidate.outcomes

@@ -78,7 +78,7 @@ class AcceptedFigure:
         codes: digest of each layer of it, in the layers' order; empty where unknown.
         noise: largest change of one item when the same artifact was measured in other batches.
         spread: standard deviation over calibrations with other samples, of the mean outcome, or of the
-            logarithm of a layer's error; ``None`` where it was not measured.
+            logarithm of each layer's error; ``None`` where it was not measured.
         freedom: degrees of freedom of ``spread``.
     """
 
@@ -89,8 +89,8 @@ class AcceptedFigure:
     artifact: str = ""
     codes: tuple[str, ...] = ()
     noise: float = 0.0
-    spread: float | None = None
-    freedom: int = 0
+    spread: float | tuple[float, ...] | None = None
+    freedom: float = 0
 
 
 @dataclass(frozen=True)

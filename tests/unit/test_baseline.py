@@ -59,7 +59,7 @@ def kept(draw: st.DrawFn) -> Figure:
         artifact=draw(st.text("0123456789abcdef")),
         codes=draw(st.text("0123456789abcdef ")),
         noise=draw(NUMBERS),
-        spread=draw(st.none() | NUMBERS),
+        spread=draw(st.none() | NUMBERS | st.tuples(*[NUMBERS] * found.n)),
         freedom=draw(st.integers(1, 99)),
     )
 
@@ -159,6 +159,8 @@ ANSWERS = measured("acc/x", [1.0, 0.0, 1.0, 1.0])
         ('"freedom": 4, ', "", "a spread without degrees of freedom"),
         ('"noise": 0.125', '"noise": 1e999', "non-finite or missing number"),
         ('"spread": 0.01', '"spread": "wide"', "non-finite or missing number"),
+        ('"spread": 0.01', '"spread": [0.01, "wide", 1, 1]', "non-finite or missing number"),
+        ('"spread": 0.01', '"spread": [0.01, 0.02]', "2 spreads of 4 layers"),
         ('"n": 4', '"n": 9', "1 bytes of outcomes where 9 bits were accepted"),
         ('"mean": 0.75', '"mean": 0.5', "outcomes of mean 0.75 under a figure of 0.5"),
         ('"outcomes": "bits:', '"outcomes": "bytes:', "outcomes begin with 'bytes:"),

@@ -148,8 +148,8 @@ def test_every_layer_keeps_its_error(errors: list[float], verdict: str, change: 
 def test_the_layer_that_moved_most_is_named() -> None:
     found = layers([0.0102, 0.0306], accepted(WEIGHTS, [0.01, 0.03]), bounds=Bounds(None, 0.01, ""))
     assert found.reasons == (
-        "the error of 2 of 2 layers is beyond the band of 1.01% around the accepted one, "
-        f"{LAYERS[0]} most: +2.00%",
+        "the error of 2 of 2 layers is beyond its band around the accepted one, "
+        f"{LAYERS[0]} most: +2.00%, where 1.01% is allowed",
     )
 
 
@@ -161,13 +161,13 @@ def test_a_gain_is_off_in_either_direction(gain: float) -> None:
         GAINS, [1.0, gain], then, artifact=other_artifact(), bounds=Bounds(None, math.log(1.02), "")
     )
     assert found.verdict is Verdict.REGRESSED
-    assert found.reasons[0].startswith("the gain of 1 of 2 layers is beyond the band of 2.00%")
+    assert found.reasons[0].startswith("the gain of 1 of 2 layers is beyond its band")
 
 
 def test_blocks_are_told_as_blocks() -> None:
     found = judged(OUTPUTS, [0.02, 0.05], accepted(OUTPUTS, [0.02, 0.04]), bounds=Bounds(None, 0.1, ""))
     assert "the output error of 1 of 2 blocks is" in found.reasons[0]
-    assert "model.layers.1 most: +25.00%" in found.reasons[0]
+    assert "model.layers.1 most: +25.00%, where 10.52% is allowed" in found.reasons[0]
 
 
 def test_no_error_then_and_now_is_no_change_and_one_out_of_nothing_is() -> None:
@@ -182,6 +182,17 @@ def test_the_band_is_as_wide_as_recalibrating_was_seen_to_be() -> None:
     found = layers([0.01 * math.exp(0.999 * margin), 0.02], then)
     assert (found.verdict, found.drift and found.drift.margin) == ("PASS", margin)
     assert layers([0.01 * math.exp(1.001 * margin), 0.02], then).verdict is Verdict.REGRESSED
+
+
+def test_each_layer_has_a_band_of_its_own_and_the_one_farthest_beyond_it_is_named() -> None:
+    then = accepted(WEIGHTS, [0.01, 0.02], spread=(0.5, 0.01), freedom=8)
+    wide, narrow = (reach(spread, 8, HONEST / 4) for spread in (0.5, 0.01))
+    assert layers([0.01 * math.exp(0.999 * wide), 0.02], then).verdict is Verdict.PASS
+    found = layers([0.01 * math.exp(0.9 * wide), 0.02 * math.exp(1.001 * narrow)], then)
+    assert found.verdict is Verdict.REGRESSED
+    assert found.drift is not None
+    assert (found.drift.change, found.drift.margin) == (pytest.approx(1.001 * narrow), narrow)
+    assert f"1 of 2 layers is beyond its band around the accepted one, {LAYERS[1]} most" in found.reasons[0]
 
 
 def test_layers_that_were_not_kept_are_compared_by_their_mean() -> None:

@@ -15,6 +15,7 @@ from quantcheck.artifact_facts import GAINS, OUTPUTS, ROWS, WEIGHTS, ArtifactFac
 from quantcheck.errors import QuantizationError
 from quantcheck.noise import Noise, Spread, noise
 from quantcheck.results import Figures
+from quantcheck.statistics.band import moderated
 from unit.builders import LAYERS, layer, measured
 
 PPL = "ppl/web"
@@ -52,7 +53,7 @@ def test_evaluation_noise_is_the_largest_change_of_an_item(
 def test_nothing_recalibrated_has_no_spread() -> None:
     found = noise(figures(), [figures().measurements], [])
     assert found == Noise({PPL: 0.0}, {PPL: 0.0})
-    assert [found.spread(metric) for metric in (PPL, *ARTIFACT)] == [(None, 0)] * 3
+    assert found.recalibration == {}
 
 
 @settings(max_examples=30)
@@ -63,20 +64,25 @@ def test_spreads_are_those_of_numpy(
     accepted, *others = (figures(*each) for each in calibrations)
     found, count = noise(accepted, [], others), len(calibrations)
     means = [np.mean(outcomes) for outcomes, _, _ in calibrations]
-    assert found.spread(PPL) == (pytest.approx(np.std(means, ddof=1), abs=1e-12), count - 1)
+    spread = found.recalibration[PPL]
+    assert (spread.deviation, spread.freedom) == (pytest.approx(np.std(means, ddof=1), abs=1e-12), count - 1)
     for at, metric in enumerate(ARTIFACT, start=1):
         logs = np.log([each[at] for each in calibrations])
-        pooled = math.sqrt(np.var(logs, axis=0, ddof=1).mean())
-        assert found.spread(metric) == (pytest.approx(pooled, abs=1e-9), 2 * (count - 1))
-    assert found.spread(GAINS) == found.spread(WEIGHTS)
-    assert found.spread(ROWS) == (None, 0)
+        variances, freedom = moderated(np.var(logs, axis=0, ddof=1), count - 1)
+        spread = found.recalibration[metric]
+        assert spread.deviation == pytest.approx(np.sqrt(variances), rel=1e-3)
+        assert spread.freedom == pytest.approx(freedom, rel=1e-3)
+    assert found.recalibration[GAINS] == found.recalibration[WEIGHTS]
+    assert ROWS not in found.recalibration
 
 
 @pytest.mark.parametrize("unknown", [None, 0.0, math.inf])
-def test_errors_without_a_logarithm_are_left_out(unknown: float | None) -> None:
+def test_errors_without_a_logarithm_have_no_deviation(unknown: float | None) -> None:
     found = noise(figures(weights=(0.1, 0.2)), [], [figures(weights=(0.2, unknown))])
-    assert found.spread(WEIGHTS) == (pytest.approx(math.log(2) / math.sqrt(2)), 1)
-    assert found.spread(OUTPUTS) == (None, 0)
+    assert found.recalibration[WEIGHTS] == Spread(
+        (pytest.approx(math.log(2) / math.sqrt(2), rel=1e-3), 0.0), 1
+    )
+    assert OUTPUTS not in found.recalibration
 
 
 def test_another_item_set_is_no_noise() -> None:
@@ -101,12 +107,13 @@ def test_a_figure_that_is_not_finite_itself_has_no_noise_and_keeps_none_from_the
     )
     found = noise(accepted, [again.measurements], [again])
     assert (found.evaluation, set(found.shift)) == ({PPL: 0.5}, {PPL})
-    assert found.spread("kld/web") == (None, 0)
-    assert found.spread(PPL)[1] == found.spread("artifact/weights")[1] - 1 == 1
+    assert "kld/web" not in found.recalibration
+    assert found.recalibration[PPL].freedom == 1
 
 
 @settings(max_examples=30)
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 99))
 def test_noise_comes_back_bit_by_bit(one: float, other: float, freedom: int) -> None:
-    found = Noise({PPL: one}, {PPL: other}, {PPL: Spread(one, freedom)})
+    spreads = {PPL: Spread(one, freedom), WEIGHTS: Spread((one, other), freedom)}
+    found = Noise({PPL: one}, {PPL: other}, spreads)
     assert Noise.loads(found.dumps()) == found
