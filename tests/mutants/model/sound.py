@@ -1,13 +1,17 @@
-"""What must not alarm: other batches, items in another order, other samples to calibrate with."""
+"""What must not alarm: other batches, sums and orders of items, other samples to calibrate with."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mutants.model.fault import Plant, all_of, altered
 from quantcheck.measurement import Measurement
@@ -24,7 +28,10 @@ ACCEPTED = 4
 
 
 def rerun(seed: int) -> Plant:
-    """Measure the candidate in other batches, its windows in another order; outcomes keep their places."""
+    """Measure the candidate in other batches and sums, its windows in another order.
+
+    Outcomes keep their places.
+    """
 
     def alter(real: Any) -> Any:
         def measure(model: Any, workload: Workload, **named: Any) -> Mapping[str, Measurement]:
@@ -32,7 +39,8 @@ def rerun(seed: int) -> Plant:
             orders = {each.name: choose.permutation(len(each)) for each in workload.windows}
             windows = tuple(_ordered(each, orders[each.name]) for each in workload.windows)
             batch = float(choose.choice(BATCHES))
-            found = real(model, replace(workload, windows=windows), **{**named, "batch": batch})
+            with summed_otherwise(choose.uniform()):
+                found = real(model, replace(workload, windows=windows), **{**named, "batch": batch})
             return {metric: _restored(each, orders) for metric, each in found.items()}
 
         return measure
@@ -41,15 +49,40 @@ def rerun(seed: int) -> Plant:
 
 
 def early(seed: int) -> Plant:
-    """Take the items of a run that stops early in another order, and in other batches."""
-    batch = float(np.random.default_rng(seed).choice(BATCHES))
+    """Take the items of a run that stops early in another order, and in other batches and sums."""
+    choose = np.random.default_rng(seed)
+    batch, share = float(choose.choice(BATCHES)), choose.uniform()
+
+    def alter(real: Any) -> Any:
+        def measure(*given: Any, **named: Any) -> Mapping[str, Measurement]:
+            with summed_otherwise(share):
+                found: Mapping[str, Measurement] = real(*given, **{**named, "batch": batch})
+            return found
+
+        return measure
+
     return all_of(
         altered("quantcheck.decision:stop", lambda real: lambda known, first: real(known, first + 1 + seed)),
-        altered(
-            "quantcheck.runner:measure",
-            lambda real: lambda *given, **named: real(*given, **{**named, "batch": batch}),
-        ),
+        altered("quantcheck.runner:measure", alter),
     )
+
+
+@contextmanager
+def summed_otherwise(share: float) -> Iterator[None]:
+    """Sum the products of every linear layer in two parts, the first of this share of its inputs.
+
+    A processor that multiplies a batch of another size by another kernel does that; one whose kernels do
+    not care would show no float noise at all.
+    """
+    real = F.linear
+
+    def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        first = int(share * weight.shape[1])
+        parts = real(inputs[..., :first], weight[:, :first]), real(inputs[..., first:], weight[:, first:])
+        return parts[0] + parts[1] if bias is None else parts[0] + parts[1] + bias
+
+    with mock.patch.object(F, "linear", linear):
+        yield
 
 
 def recalibration(draw: int) -> Plant:
