@@ -119,13 +119,12 @@ def tested(compared: Comparison, margin: float, alarm: float, alpha: float = ALP
     """Test a paired comparison against a margin, from both sides; the levels are those of `Bound`."""
     found = bound(compared, margin, alarm=alarm, alpha=alpha)
     answer = decide(found, margin)
-    undecided = answer is Answer.CANNOT_TELL
     return FloorTest(
         answer,
         found,
         compared.harmful if isinstance(compared, Flips) else None,
         compared.beneficial if isinstance(compared, Flips) else None,
-        compared.needed(margin, alarm, alpha) if undecided else None,
+        None if answer.decided else compared.needed(margin, alarm, alpha),
         compared.p_worse(margin),
     )
 
@@ -162,20 +161,22 @@ def finding(
 ) -> Finding | None:
     """What a test says, in words: worse ``than`` what, and by which ``limit``; ``None`` where it is held."""
     found = test.bound
-    if test.answer is Answer.NOT_WORSE:
-        return None
-    if test.answer is Answer.WORSE:
-        sure = f", {found.lower:.6g} at least" if found.lower < found.estimate else ""
-        return (
-            Verdict.BELOW_FLOOR,
-            f"{found.estimate:.6g} worse than {than}{sure}, {limit} allows {margin:.6g}",
-        )
-    how_many = f"about {test.needed} items would decide" if test.needed else "no number of items would decide"
-    return (
-        Verdict.INCONCLUSIVE,
-        f"the difference lies between {found.lower:.6g} and {found.upper:.6g}, on either side of {limit} "
-        f"of {margin:.6g}: {_sample(found)} cannot tell, {how_many}",
-    )
+    match test.answer:
+        case Answer.NOT_WORSE:
+            return None
+        case Answer.WORSE:
+            sure = f", {found.lower:.6g} at least" if found.lower < found.estimate else ""
+            return (
+                Verdict.BELOW_FLOOR,
+                f"{found.estimate:.6g} worse than {than}{sure}, {limit} allows {margin:.6g}",
+            )
+        case Answer.CANNOT_TELL:
+            number = f"about {test.needed} items" if test.needed else "no number of items"
+            return (
+                Verdict.INCONCLUSIVE,
+                f"the difference lies between {found.lower:.6g} and {found.upper:.6g}, on either side of "
+                f"{limit} of {margin:.6g}: {_sample(found)} cannot tell, {number} would decide",
+            )
 
 
 def _guesses(reference: Measurement | None) -> str | None:

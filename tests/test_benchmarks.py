@@ -10,12 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from unit.builders import figure, measured
 
+from quantcheck.artifact_facts import WEIGHTS
+from quantcheck.baseline import BaselineFile
 from quantcheck.codecs import CODECS
 from quantcheck.extensions import codec_ids
+from quantcheck.judging.drift import HONEST
+from quantcheck.outcomes import pack
+from quantcheck.policy import read_policy
+from quantcheck.statistics.band import reach
 
 SHAPE = ["--rows", "32", "--cols", "512", "--threads", "1"]
 
@@ -256,3 +264,17 @@ def test_weights_move_to_a_device(kernels: ModuleType) -> None:
 
     assert all(value.is_meta for value in vars(moved).values() if isinstance(value, Tensor))
     assert moved.shape == (8, 64)
+
+
+@pytest.mark.parametrize(("changes", "widths"), [([0.0, 0.0], 0.0), ([0.5, -0.1], 0.5), ([0.0, -3.0], 3.0)])
+def test_an_excess_is_told_in_widths_of_the_band_of_the_layer_that_is_farthest_out(
+    changes: list[float], widths: float
+) -> None:
+    band = importlib.import_module("benchmarks.band")
+    before = measured(WEIGHTS, [0.01, 0.02])
+    accepted = figure(mean=before.mean, n=2, outcomes=pack(before), spread=(0.1, 0.1), freedom=8)
+    file = BaselineFile("m", "cpu", "gptq-w4", {}, {f"{band.TIER} {WEIGHTS}": accepted})
+    now = before.outcomes * np.exp(reach(0.1, 8, HONEST / 4) * np.array(changes))
+    errors = {str(layer): error for layer, error in enumerate(now)}
+    policy = read_policy(band.BASELINES / "policy.toml")
+    assert band.excess(file, WEIGHTS, errors, policy) == pytest.approx(widths, abs=1e-5)

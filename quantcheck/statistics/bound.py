@@ -28,6 +28,11 @@ class Answer(StrEnum):
     NOT_WORSE = "not worse than the margin allows"
     CANNOT_TELL = "cannot tell"
 
+    @property
+    def decided(self) -> bool:
+        """Whether more items could not change it."""
+        return self is not Answer.CANNOT_TELL
+
 
 @dataclass(frozen=True)
 class Bound:

@@ -9,7 +9,7 @@ import pytest
 from scipy.special import stdtrit
 
 from quantcheck.gate import AcceptedFigure, Bounds, Judgement, Verdict, judge
-from quantcheck.statistics.bound import Bound
+from quantcheck.statistics.bound import Answer, Bound
 from unit.builders import divergence, evidence, measured
 
 
@@ -32,6 +32,18 @@ def test_a_floor_is_missed_where_the_lower_end_lies_beyond_it() -> None:
     assert missed.reasons[0].startswith("0.75 worse than the reference, 0.68")
     assert divergence(outcomes).test is not None
     assert divergence(outcomes).test.bound.lower == pytest.approx(lower)
+
+
+@pytest.mark.parametrize(
+    ("floor", "answer", "decided"),
+    [(0.5, Answer.NOT_WORSE, True), (0.01, Answer.WORSE, True), (0.125, Answer.CANNOT_TELL, False)],
+)
+def test_more_items_are_asked_for_where_these_cannot_tell_alone(
+    floor: float, answer: Answer, decided: bool
+) -> None:
+    found = divergence([0.1, 0.11, 0.12, 0.15] * 4, Bounds(floor, 9.0, "")).test
+    assert found is not None
+    assert (found.answer, found.answer.decided, found.needed is None) == (answer, decided, decided)
 
 
 def test_fewer_alarms_allowed_take_stronger_evidence() -> None:
