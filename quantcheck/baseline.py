@@ -79,6 +79,10 @@ class Figure:
     spread: float | tuple[float, ...] | None = None
     freedom: float = 0
 
+    def __post_init__(self) -> None:
+        if isinstance(self.spread, list):  # as JSON has it
+            object.__setattr__(self, "spread", tuple(self.spread))
+
     def accepted(
         self,
         measured: Measurement | None,
@@ -283,8 +287,6 @@ def _stored(figure: Figure) -> dict[str, Any]:
 
 def _figure(entry: Mapping[str, Any]) -> Figure:
     figure = Figure(**entry)
-    if isinstance(figure.spread, list):
-        figure = replace(figure, spread=tuple(figure.spread))
     if not _finite(figure):
         raise ValueError(f"non-finite or missing number in {dict(entry)}")
     if figure.spread is not None and figure.freedom < 1:
