@@ -68,7 +68,7 @@ def read_picture(item: str, source: Path | bytes) -> Picture:
 
 
 def _decoded(item: str, raw: bytes) -> Image:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
@@ -77,10 +77,14 @@ def _decoded(item: str, raw: bytes) -> Image:
             image = Image.open(BytesIO(raw))
         _check_size(item, *image.size)
         image.load()
+    except UnidentifiedImageError as error:  # Pillow knows no format of pictures without pixels
+        raise DataError(
+            f"item {item}: its picture cannot be decoded (no known format, or no pixels)"
+        ) from error
     except Image.DecompressionBombError as error:
         raise DataError(f"item {item}: its picture is far too large ({error})") from error
     except (OSError, SyntaxError, ValueError, EOFError, OverflowError) as error:
-        raise DataError(f"item {item}: its picture cannot be decoded ({error}); replace the file") from error
+        raise DataError(f"item {item}: its picture cannot be decoded ({error})") from error
     if image.mode.startswith(_DEEP):
         raise DataError(
             f"item {item}: its picture has samples of more than 8 bits (mode {image.mode}), which would be "
@@ -90,8 +94,6 @@ def _decoded(item: str, raw: bytes) -> Image:
 
 
 def _check_size(item: str, width: int, height: int) -> None:
-    if width < 1 or height < 1:
-        raise DataError(f"item {item}: its picture is of size {width} x {height}: there is nothing to see")
     if width * height > MAX_PIXELS:
         raise DataError(
             f"item {item}: its picture has {width} x {height} pixels, more than {MAX_PIXELS:,}; shrink it"

@@ -31,6 +31,7 @@ _ARCHITECTURES = {
 }
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
+_MULTIMODAL = tuple(name for name in _ARCHITECTURES if name != TEXT)
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -164,6 +165,8 @@ def _read_config(folder: Path, spec: ModelSpec) -> Mapping[str, Any]:
         raise ModelError(f"model {spec}: {path} is not JSON ({error}); download it again") from error
     if not isinstance(config, dict):
         raise ModelError(f"model {spec}: {path} holds no JSON object; download it again")
+    if not isinstance(_text_config(config), dict):
+        raise ModelError(f"model {spec}: its text_config is no JSON object; download it again")
     quantized = config.get("quantization_config") or _text_config(config).get("quantization_config")
     if quantized:
         method = quantized.get("quant_method", "an unnamed method")
@@ -197,8 +200,8 @@ def _check_architecture(config: Mapping[str, Any], spec: ModelSpec) -> None:
 
 
 def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The config of the language model, which is the whole one for a model of texts."""
-    return config if config.get("model_type") == TEXT else config.get("text_config") or {}
+    """The config of the language model: the whole one for a model of texts, else a part of it."""
+    return config.get("text_config") or {} if config.get("model_type") in _MULTIMODAL else config
 
 
 def _weight_files(folder: Path, spec: ModelSpec) -> tuple[Path, ...]:
