@@ -6,6 +6,7 @@ What is done to a picture on the way is said in its notes, and every error names
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused before they are decoded: a small file can unfold to gigabytes."""
+
+MAX_ASPECT = 200
+"""Longer strips are refused, since processors that scale the shorter side would blow them up."""
 
 _ORIENTATION = 0x0112
 _UPRIGHT = 1
@@ -49,52 +53,57 @@ def read_picture(item: str, source: Path | bytes) -> Picture:
         source: a file, or its content.
 
     Raises:
-        DataError: the picture is not there, cannot be decoded, has no or too many pixels, or more than 8
-            bits a sample.
+        DataError: the picture is not there, cannot be decoded, is too large or a mere line, or has more than
+            8 bits a sample.
     """
-    from PIL import ImageOps
-
     try:
         raw = source if isinstance(source, bytes) else source.read_bytes()
     except OSError as error:
         raise DataError(f"item {item}: its picture {source!s} cannot be read ({error.strerror})") from error
-    image = _decoded(item, raw)
-    notes = []
-    if image.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT:
-        notes.append(f"item {item}: its picture was turned upright, as its EXIF orientation says")
-    if image.mode not in _KEPT:
-        notes.append(f"item {item}: its picture was converted from {image.mode} to RGB")
-    return Picture(ImageOps.exif_transpose(image).convert("RGB"), tuple(notes))
+    with warnings.catch_warnings():
+        # Pillow warns of what is decided here: large pictures, and EXIF data that it cannot read.
+        warnings.simplefilter("ignore")
+        return _decoded(item, raw)
 
 
-def _decoded(item: str, raw: bytes) -> Image:
-    from PIL import Image, UnidentifiedImageError
+def _decoded(item: str, raw: bytes) -> Picture:
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
+    where = f"item {item}: its picture"
     try:
-        with warnings.catch_warnings():
-            # Pillow only warns of what lies above our own limit.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(BytesIO(raw))
-        _check_size(item, *image.size)
-        image.load()
+        image = Image.open(BytesIO(raw))
+        _check_size(where, *image.size)
+        upright = ImageOps.exif_transpose(image)
+        _check_depth(where, image.mode)
+        return Picture(upright.convert("RGB"), tuple(_notes(where, image)))
+    except DataError:
+        raise
     except UnidentifiedImageError as error:  # Pillow knows no format of pictures without pixels
-        raise DataError(
-            f"item {item}: its picture cannot be decoded (no known format, or no pixels)"
-        ) from error
+        raise DataError(f"{where} cannot be decoded (no known format, or no pixels)") from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"item {item}: its picture is far too large ({error})") from error
-    except (OSError, SyntaxError, ValueError, EOFError, OverflowError) as error:
-        raise DataError(f"item {item}: its picture cannot be decoded ({error})") from error
-    if image.mode.startswith(_DEEP):
-        raise DataError(
-            f"item {item}: its picture has samples of more than 8 bits (mode {image.mode}), which would be "
-            "cut off; save it with 8 bits"
-        )
-    return image
+        raise DataError(f"{where} is far too large ({error})") from error
+    except Exception as error:  # decoders raise whatever they trip over
+        raise DataError(f"{where} cannot be decoded ({error})") from error
 
 
-def _check_size(item: str, width: int, height: int) -> None:
+def _notes(where: str, image: Image) -> Iterator[str]:
+    if image.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT:
+        yield f"{where} was turned upright, as its EXIF orientation says"
+    if image.mode not in _KEPT:
+        yield f"{where} was converted from {image.mode} to RGB"
+
+
+def _check_size(where: str, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
+        raise DataError(f"{where} has {width} x {height} pixels, more than {MAX_PIXELS:,}; shrink it")
+    if max(width, height) > MAX_ASPECT * min(width, height):
         raise DataError(
-            f"item {item}: its picture has {width} x {height} pixels, more than {MAX_PIXELS:,}; shrink it"
+            f"{where} of {width} x {height} pixels is over {MAX_ASPECT} times as long as wide; cut it"
+        )
+
+
+def _check_depth(where: str, mode: str) -> None:
+    if mode.startswith(_DEEP):
+        raise DataError(
+            f"{where} has samples of more than 8 bits (mode {mode}), which would be cut off; save it with 8"
         )

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from quantcheck.errors import DataError
@@ -23,6 +25,12 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     raw = BytesIO()
     image.save(raw, kind, **options)
     return raw.getvalue()
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
 
 
 def png(width: int, height: int) -> bytes:
@@ -66,9 +74,7 @@ def test_a_conversion_is_stated(mode: str, kind: str) -> None:
 
 @pytest.mark.parametrize(("orientation", "turns"), [(6, 3), (3, 2), (8, 1)])
 def test_an_exif_orientation_is_applied_and_stated(orientation: int, turns: int) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    picture = read_picture("a", encoded(Image.fromarray(PIXELS), exif=exif))
+    picture = read_picture("a", encoded(Image.fromarray(PIXELS), exif=turned(orientation)))
     assert np.array_equal(np.asarray(picture.image), np.rot90(PIXELS, turns))
     assert picture.notes == ("item a: its picture was turned upright, as its EXIF orientation says",)
 
@@ -82,7 +88,8 @@ BAD = {
     "huge": (png(8001, 8000), "8001 x 8000 pixels, more than 64,000,000; shrink it"),
     "larger than Pillow likes": (png(10_000, 10_000), "10000 x 10000 pixels, more than"),
     "larger than Pillow opens": (png(100_000, 100_000), "far too large"),
-    "16 bits": (encoded(Image.new("I;16", (4, 4))), "more than 8 bits .* save it with 8 bits"),
+    "a line": (png(1, 201), "of 1 x 201 pixels is over 200 times as long as wide; cut it"),
+    "16 bits": (encoded(Image.new("I;16", (4, 4))), "more than 8 bits .* save it with 8"),
     "floats": (encoded(Image.new("F", (4, 4)), "TIFF"), "samples of more than 8 bits"),
 }
 
@@ -106,3 +113,21 @@ def test_the_largest_picture_is_refused_before_it_is_decoded() -> None:
 def test_a_picture_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"item a: its picture .*none.png cannot be read \(No such file"):
         read_picture("a", tmp_path / "none.png")
+
+
+KINDS = ("PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP", "PPM")
+GOOD = [encoded(Image.fromarray(PIXELS), kind) for kind in KINDS]
+GOOD += [encoded(Image.fromarray(PIXELS), kind, exif=turned(6)) for kind in ("JPEG", "PNG", "WEBP")]
+
+
+@given(st.sampled_from(GOOD), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=4))
+def test_a_damaged_file_is_a_picture_or_an_error_of_its_item(
+    raw: bytes, damage: list[tuple[int, int]]
+) -> None:
+    broken = bytearray(raw)
+    for place, byte in damage:
+        broken[place % len(broken)] = byte
+    try:
+        assert read_picture("a7", bytes(broken)).image.mode == "RGB"
+    except DataError as error:
+        assert str(error).startswith("item a7: its picture ")
