@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from models.tiny import save_tiny_llama
 from models.tiny_llava import IMAGE, PINPOINTS, llava_processor, save_tiny_llava, tiny_llava
 from quantcheck.errors import ModelError
+from quantcheck.models.image_tokens import Tiling
 from quantcheck.models.load import LoadedModel, load_model
 from quantcheck.models.processor import check_processor
 from quantcheck.spec import ModelSpec
@@ -83,6 +86,21 @@ def test_the_processor_is_at_hand(tmp_path: Path, kind: str) -> None:
     assert loaded.processor.image_token == IMAGE
     assert type(loaded.processor.image_processor).__name__.endswith("Pil")
     assert loaded.tokenizer.encode("a fox") == loaded.processor.tokenizer.encode("a fox")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_processor_in_the_files_of_older_versions_loads_alike(tmp_path: Path, kind: str) -> None:
+    folder = save_tiny_llava(tmp_path / "llava", kind)
+    now = load(folder).processor
+    settings = json.loads((folder / "processor_config.json").read_text())
+    images = {**settings.pop("image_processor"), "processor_class": settings["processor_class"]}
+    (folder / "processor_config.json").write_text(json.dumps(settings))
+    (folder / "preprocessor_config.json").write_text(json.dumps(images))
+    before = load(folder).processor
+    assert Tiling.of(before) == Tiling.of(now)
+    image = Image.linear_gradient("L").resize((37, 21))
+    read = [each(images=image, text=IMAGE, return_tensors="pt") for each in (before, now)]
+    assert all(torch.equal(read[0][name], read[1][name]) for name in read[1])
 
 
 def test_a_model_of_texts_has_no_processor(tmp_path: Path) -> None:
