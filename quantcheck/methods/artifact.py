@@ -237,11 +237,7 @@ def inspect(model: nn.Module, *, vision: bool = False) -> ArtifactFacts:
         model: a quantized model.
         vision: whether its vision tower was to be quantized, too.
     """
-    modules = {
-        f"{stack.path}.{path}": module
-        for stack in stacks(model, vision=vision)
-        for path, module in stack.blocks.named_modules()
-    }
+    modules = {path: module for stack in stacks(model, vision=vision) for path, module in stack.modules()}
     expected = tuple(
         name for name, module in modules.items() if isinstance(module, nn.Linear | QuantizedLinear)
     )

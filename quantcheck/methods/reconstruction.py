@@ -34,6 +34,7 @@ from quantcheck.methods.base import Calibration
 from quantcheck.methods.linear import QuantizedLinear
 from quantcheck.methods.parts.folding import MLP_PAIR, NORM_PAIRS, VALUE_PAIR, Pair
 from quantcheck.methods.parts.walk import (
+    TEXT_DECODER,
     Stack,
     block_inputs,
     decoder,
@@ -154,13 +155,12 @@ def changed_outside(
     Returns:
         Parameters that either model lacks, or that differ in a bit, in order; ``None`` for a model of texts.
     """
-    tower, language = vision_tower(reference), decoder(reference)
-    if tower is None:
+    language, tower = decoder(reference).path, vision_tower(reference)
+    if language == TEXT_DECODER:
         return None
-    asked = any(name.startswith(f"{tower.path}.") for name in expected)
+    asked = tower is not None and any(name.startswith(f"{tower.path}.") for name in expected)
     quantized = [stack.path for stack in stacks(reference, vision=asked)]
-    norm = language.path.replace("layers", "norm")
-    inside = tuple(f"{path}." for path in (*quantized, norm, "lm_head"))
+    inside = tuple(f"{path}." for path in (*quantized, f"{language.removesuffix('layers')}norm", "lm_head"))
     kept, found = dict(reference.named_parameters()), dict(model.named_parameters())
     return tuple(
         name

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from models.tiny import tiny_llama
 from models.tiny_llava import IMAGE, llava_processor, tiny_llava
 from PIL import Image
 from torch import Tensor, nn
@@ -214,6 +215,25 @@ def test_a_bit_that_changed_outside_of_the_language_model_is_seen(llava: nn.Modu
     with torch.no_grad():
         quantized.get_parameter(name).flatten()[3] += 1e-3
     assert changed_outside(quantized, llava, facts.expected_layers) == (name,)
+
+
+def test_a_tower_of_another_kind_is_watched_too(llava: nn.Module) -> None:
+    """Its blocks are not found, so they cannot be quantized: they must stay as they are all the more."""
+    strange = copy.deepcopy(llava)
+    strange.model.vision_tower = nn.Sequential(nn.Linear(4, 4))
+    quantized, facts = quantized_facts(strange, artifact_of(strange, "rtn-w4"))
+    assert facts.outside == ()
+    with torch.no_grad():
+        quantized.model.vision_tower[0].bias += 1
+    assert changed_outside(quantized, strange, facts.expected_layers) == ("model.vision_tower.0.bias",)
+    with pytest.raises(ModelError, match="has no vision tower"):
+        artifact_of(strange, "rtn-w4-vision")
+
+
+def test_a_model_of_texts_has_nothing_outside() -> None:
+    text = tiny_llama()
+    artifact = artifact_of(text, "rtn-w4")
+    assert changed_outside(artifact.apply(copy.deepcopy(text)), text, artifact.weights) is None
 
 
 def test_the_newline_stays_as_it_is() -> None:

@@ -36,7 +36,8 @@ class Statistic(Protocol):
 
 S = TypeVar("S", bound=Statistic)
 
-DECODERS = ("model.layers", "model.language_model.layers")
+TEXT_DECODER = "model.layers"
+DECODERS = (TEXT_DECODER, "model.language_model.layers")
 TOWERS = ("model.vision_tower.encoder.layers", "model.vision_tower.vision_model.encoder.layers")
 
 
@@ -52,13 +53,13 @@ class Stack:
     path: str
     blocks: nn.ModuleList
 
+    def modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield every module inside the list of blocks, itself first, with its path in the model."""
+        yield from self.blocks.named_modules(prefix=self.path)
+
     def linears(self) -> dict[str, nn.Linear]:
         """Map module path to Linear for every Linear inside the blocks, in the order of the modules."""
-        return {
-            f"{self.path}.{path}": module
-            for path, module in self.blocks.named_modules()
-            if isinstance(module, nn.Linear)
-        }
+        return {path: module for path, module in self.modules() if isinstance(module, nn.Linear)}
 
 
 def decoder(model: nn.Module) -> Stack:
