@@ -31,7 +31,7 @@ Progress = Callable[[str, int, int], None]
 
 Calibration: TypeAlias = "Tensor | Sequence[Mapping[str, Tensor]]"
 """What a calibrated method reads: token windows, int64 [n, length], or prepared inputs: what the model is
-called with, by name, one unpadded example a call, such as a text's tokens and the pixels of its picture."""
+called with, by name, one unpadded example a call: ``input_ids`` or ``inputs_embeds``, and its picture's."""
 
 
 class PackedWeight(ABC):

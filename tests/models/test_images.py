@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -120,6 +120,7 @@ GOOD = [encoded(Image.fromarray(PIXELS), kind) for kind in KINDS]
 GOOD += [encoded(Image.fromarray(PIXELS), kind, exif=turned(6)) for kind in ("JPEG", "PNG", "WEBP")]
 
 
+@settings(max_examples=60)
 @given(st.sampled_from(GOOD), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=4))
 def test_a_damaged_file_is_a_picture_or_an_error_of_its_item(
     raw: bytes, damage: list[tuple[int, int]]

@@ -36,6 +36,9 @@ class Statistic(Protocol):
 
 S = TypeVar("S", bound=Statistic)
 
+INPUTS = {"input_ids", "inputs_embeds", "pixel_values", "image_sizes"}
+"""What a prepared example may hold."""
+
 TEXT_DECODER = "model.layers"
 DECODERS = (TEXT_DECODER, "model.language_model.layers")
 TOWERS = ("model.vision_tower.encoder.layers", "model.vision_tower.vision_model.encoder.layers")
@@ -246,7 +249,7 @@ def model_inputs(model: nn.Module, calibration: Calibration) -> Iterator[dict[st
     """Yield what ``model`` is called with for each window or example, on its device.
 
     Raises:
-        DataError: the windows are no matrix of tokens.
+        DataError: the windows are no matrix of tokens, or an example brings a mask or positions of its own.
     """
     if isinstance(calibration, Tensor):
         if calibration.ndim != 2 or not calibration.numel() or calibration.dtype != torch.int64:
@@ -257,6 +260,11 @@ def model_inputs(model: nn.Module, calibration: Calibration) -> Iterator[dict[st
         calibration = [{"input_ids": window[None]} for window in calibration]
     device = next(model.parameters()).device
     for example in calibration:
+        if not example.keys() <= INPUTS:
+            raise DataError(
+                f"a calibration example holds {', '.join(sorted(example.keys() - INPUTS))}; pass one example "
+                "a call, without padding, so that it needs none"
+            )
         yield {name: tensor.to(device) for name, tensor in example.items()}
 
 
