@@ -194,7 +194,7 @@ def _check_pictures(session: GateSession, source: ModelSource, selected: Sequenc
             "--quantcheck-calibration and --quantcheck-calibration-images are both given: a model is "
             "calibrated on texts or on pictures with texts; leave one out"
         )
-    if pictures is not None and not source.multimodal:
+    if pictures is not None and not (source.multimodal or source.spec.builtin):
         raise DataError(
             f"--quantcheck-calibration-images is for LLaVA models, {source.spec} reads texts alone: give "
             "--quantcheck-calibration FILE"
