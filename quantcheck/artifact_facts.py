@@ -74,7 +74,7 @@ class ArtifactFacts:
     """A whole model.
 
     Attributes:
-        expected_layers: every Linear inside the decoder blocks, by module path.
+        expected_layers: every Linear inside the blocks that the spec asks to quantize, by module path.
         layers: those of them that are quantized.
         notes: the method's documented fallbacks, one sentence each.
         beside: digest of the parameters beside the decoder Linears that differ from the full-precision
@@ -83,6 +83,9 @@ class ArtifactFacts:
         fed: digest of those windows; empty without them.
         reference_untouched: whether the full-precision model, after all was measured, is as it was loaded;
             ``None`` where that was not looked at.
+        outside: parameters of a multimodal model that the spec leaves alone (vision tower, projector,
+            embeddings) and that are not the full-precision model's, bit for bit, by name; ``None`` for a
+            model of texts.
     """
 
     expected_layers: tuple[str, ...]
@@ -92,6 +95,7 @@ class ArtifactFacts:
     blocks: tuple[BlockFacts, ...] = ()
     fed: str = ""
     reference_untouched: bool | None = None
+    outside: tuple[str, ...] | None = None
 
     @property
     def quantized_layers(self) -> tuple[str, ...]:

@@ -86,8 +86,15 @@ OPTIONS = (
         "FILE",
     ),
     Option(
+        "calibration-images",
+        "file of pictures with texts, JSON lines of id, image and text, on which methods calibrate a LLaVA "
+        "instead",
+        "FILE",
+    ),
+    Option(
         "calibration-windows",
-        "number of calibration windows (default: 128; built-in model 16, 64 and 128 by tier)",
+        "number of calibration windows (default: 128; built-in model 16, 64 and 128 by tier), or of pictures "
+        "with texts (default: all of the file)",
         "N",
     ),
     Option(
@@ -187,6 +194,7 @@ class Settings:
     windows: int | None
     window: int | None
     calibration: Path | None
+    calibration_images: Path | None
     calibration_windows: int | None
     instructions: Path | None
     baselines: Path
@@ -268,6 +276,11 @@ def read_settings(config: pytest.Config) -> Settings:
         windows=_integer("windows", values["windows"], least=1),
         window=_integer("window", values["window"], least=2),
         calibration=_path(config, "calibration", values["calibration"]) if values["calibration"] else None,
+        calibration_images=(
+            _path(config, "calibration-images", values["calibration-images"])
+            if values["calibration-images"]
+            else None
+        ),
         calibration_windows=_integer("calibration-windows", values["calibration-windows"], least=1),
         instructions=_path(config, "instructions", values["instructions"])
         if values["instructions"]

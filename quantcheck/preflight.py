@@ -6,11 +6,12 @@ import importlib.util
 import os
 from collections.abc import Sequence
 
-from quantcheck.errors import BaselineError, DataError, MissingPackageError, QuantcheckError
+from quantcheck.errors import BaselineError, DataError, MissingPackageError, QuantcheckError, SpecError
 from quantcheck.known_gates import check_current
 from quantcheck.methods import METHODS
+from quantcheck.models.image_text import ImageTextSource, read_image_texts
 from quantcheck.models.instructions import read_instructions, trained_adapters
-from quantcheck.models.source import resolve_model
+from quantcheck.models.source import ModelSource, resolve_model
 from quantcheck.models.text import read_documents
 from quantcheck.options import Settings, in_ci
 from quantcheck.orderings.named import STAR, NamedOrdering, matches
@@ -46,7 +47,8 @@ def preflight(session: GateSession, models: Sequence[ModelSpec], selected: Seque
     ):
         raise MissingPackageError("zero-shot accuracy", "lm-eval")
     for model in models:
-        resolve_model(model)
+        source = resolve_model(model)
+        _check_pictures(session, source, [cell.spec for cell in selected if cell.model == model])
         _check_texts(session, model, [cell for cell in selected if cell.model == model])
         _check_instructions(session, model, [cell.spec for cell in selected if cell.model == model])
     for cell in selected:
@@ -114,6 +116,7 @@ def _refuse_unused_text_options(settings: Settings) -> None:
         "windows": settings.windows,
         "window": settings.window,
         "calibration": settings.calibration,
+        "calibration-images": settings.calibration_images,
         "calibration-windows": settings.calibration_windows,
         "instructions": settings.instructions,
     }
@@ -177,8 +180,33 @@ def _check_texts(session: GateSession, model: ModelSpec, selected: Sequence[Cell
         )
     for text in session.plan(model).texts:
         read_documents(text.source)
-    if calibration is not None:
+    if isinstance(calibration, ImageTextSource):
+        read_image_texts(calibration.path)
+    elif calibration is not None:
         read_documents(calibration)
+
+
+def _check_pictures(session: GateSession, source: ModelSource, selected: Sequence[QuantSpec]) -> None:
+    """A model of texts has no use for pictures, and a vision tower is calibrated on nothing else."""
+    pictures = session.settings.calibration_images
+    if pictures is not None and session.settings.calibration is not None:
+        raise DataError(
+            "--quantcheck-calibration and --quantcheck-calibration-images are both given: a model is "
+            "calibrated on texts or on pictures with texts; leave one out"
+        )
+    if pictures is not None and not (source.multimodal or source.spec.builtin):
+        raise DataError(
+            f"--quantcheck-calibration-images is for LLaVA models, {source.spec} reads texts alone: give "
+            "--quantcheck-calibration FILE"
+        )
+    for spec in selected:
+        if spec.vision and not source.multimodal:
+            raise SpecError(f"{spec}: {source.spec} has no vision tower; leave the option 'vision' out")
+        if spec.vision and pictures is None and METHODS.entry(spec.method).capabilities.calibrated:
+            raise DataError(
+                f"{spec} on {source.spec} calibrates its vision tower: give pictures with texts with "
+                "--quantcheck-calibration-images FILE"
+            )
 
 
 def _check_instructions(session: GateSession, model: ModelSpec, selected: Sequence[QuantSpec]) -> None:

@@ -13,7 +13,7 @@ from quantcheck.measurement import Measurement
 from quantcheck.methods import METHODS
 from quantcheck.metrics.measure import measure
 from quantcheck.metrics.text import ReferenceOutputs
-from quantcheck.models.text import Windows, other_calibration_windows
+from quantcheck.models.calibration import CalibrationData
 from quantcheck.noise import VERSION, Noise, noise
 from quantcheck.progress import Update
 from quantcheck.results import Figures
@@ -73,30 +73,27 @@ def _repeated(
 
 def _other_calibrations(
     runner: Runner, model: ModelSpec, spec: QuantSpec, count: int
-) -> Iterator[tuple[Windows, int]]:
+) -> Iterator[tuple[CalibrationData, int]]:
     """Other samples with their seeds; the last in another order and under another seed, too."""
-    text = runner.calibrations[model.name]
-    if not count or text is None or not METHODS.entry(spec.method).capabilities.calibrated:
+    calibrated = METHODS.entry(spec.method).capabilities.calibrated
+    if not count or not calibrated or runner.calibrations[model.name] is None:
         return
     for draw in range(1, count + 1):
-        windows = other_calibration_windows(
-            text, runner.tokenizer(model), runner.source(model).context_length, draw, runner.seed
-        )
-        runner.refuse_shared(model, windows)
+        data = runner.read_calibration(model, draw)
         if draw < count:
-            yield windows, runner.seed
-    yield windows.shuffled(runner.seed), runner.seed + 1
+            yield data, runner.seed
+    yield data.shuffled(runner.seed), runner.seed + 1
 
 
 def _recalibrated(
-    runner: Runner, model: ModelSpec, spec: QuantSpec, windows: Windows, seed: int, update: Update
+    runner: Runner, model: ModelSpec, spec: QuantSpec, data: CalibrationData, seed: int, update: Update
 ) -> Figures:
-    """The figures of ``spec`` when it is calibrated on ``windows``; kept, since a run may be cut short."""
+    """The figures of ``spec`` when it is calibrated on ``data``; kept, since a run may be cut short."""
     accepted = runner.figures_key(model, spec)
-    key = CacheKey.of("recalibration", figures=accepted.digest, calibration=windows.digest, seed=seed)
+    key = CacheKey.of("recalibration", figures=accepted.digest, calibration=data.digest, seed=seed)
 
     def create(folder: Path) -> None:
-        artifact = runner.quantized(model, spec, windows, seed, update)
+        artifact = runner.quantized(model, spec, data, seed, update)
         figures = runner.measured(model, artifact, update)
         (folder / "figures.json").write_text(figures.dumps(), encoding="utf-8")
 

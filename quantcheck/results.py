@@ -52,4 +52,5 @@ def _facts(raw: dict[str, Any]) -> ArtifactFacts:
     lists = {name: tuple(raw[name]) for name in ("expected_layers", "notes")}
     layers = tuple(LayerFacts(**layer) for layer in raw["layers"])
     blocks = tuple(BlockFacts(**block) for block in raw["blocks"])
-    return ArtifactFacts(**{**raw, **lists, "layers": layers, "blocks": blocks})
+    outside = None if raw["outside"] is None else tuple(raw["outside"])
+    return ArtifactFacts(**{**raw, **lists, "layers": layers, "blocks": blocks, "outside": outside})

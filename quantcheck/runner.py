@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from quantcheck.artifact_facts import ArtifactFacts
@@ -30,10 +30,18 @@ from quantcheck.methods.reconstruction import compared
 from quantcheck.metrics.catalog import MetricPlan
 from quantcheck.metrics.measure import Workload, measure, plan_digests, prepare
 from quantcheck.metrics.text import ReferenceOutputs
+from quantcheck.models.calibration import (
+    CalibrationData,
+    CalibrationSource,
+    Draw,
+    inputs_of,
+    read_calibration,
+)
+from quantcheck.models.image_text import ImageTexts, ImageTextSource
 from quantcheck.models.instructions import Instructions, InstructionSource, tokenize_instructions
 from quantcheck.models.load import LoadedModel, choose_dtype, full_precision, load_model, load_tokenizer
+from quantcheck.models.processor import load_processor
 from quantcheck.models.source import ModelSource, resolve_model
-from quantcheck.models.text import TextSource, Windows, calibration_windows, shared_windows
 from quantcheck.progress import Progress, Update
 from quantcheck.provenance import Basis, library_versions, object_digest, source_digest
 from quantcheck.results import Figures
@@ -57,7 +65,7 @@ class Runner:
         dtype: ``auto`` or a name of `quantcheck.models.load.DTYPES`.
         seed: of everything random.
         plans: what is measured, by model name.
-        calibrations: what calibrated methods read, by model name; ``None`` where there is no text for it.
+        calibrations: what calibrated methods read, by model name; ``None`` where there is nothing for it.
         instructions: what fine-tuned methods learn, by model name; ``None`` where there is no file of them.
         kernels: names of those that quantized layers are computed by; none: by their decoded weights.
     """
@@ -68,7 +76,7 @@ class Runner:
     dtype: str
     seed: int
     plans: dict[str, MetricPlan]
-    calibrations: dict[str, TextSource | None]
+    calibrations: dict[str, CalibrationSource | None]
     instructions: dict[str, InstructionSource | None] = field(default_factory=dict)
     kernels: tuple[str, ...] = ()
     _memo: dict[tuple[str, ...], Any] = field(default_factory=dict)
@@ -103,9 +111,9 @@ class Runner:
         """
         return self._once(("workload", model.name), lambda: self._prepare(model))
 
-    def calibration(self, model: ModelSpec) -> Windows:
-        """The calibration windows; raises `DataError` when there is no text for them, or it is too short."""
-        return self._once(("calibration", model.name), lambda: self._calibrate(model))
+    def calibration(self, model: ModelSpec) -> CalibrationData:
+        """The accepted calibration data, read once; raises what `read_calibration` does."""
+        return self._once(("calibration", model.name), lambda: self.read_calibration(model))
 
     def tokenized_instructions(self, model: ModelSpec) -> Instructions:
         """What is fine-tuned on; raises `DataError` when there is no file of it, or it cannot be used."""
@@ -183,28 +191,21 @@ class Runner:
         """The model's tokenizer, loaded once."""
         return self._once(("tokenizer", model.name), lambda: load_tokenizer(self.source(model)))
 
-    def _calibrate(self, model: ModelSpec) -> Windows:
-        text = self.calibrations[model.name]
-        if text is None:
+    def processor(self, model: ModelSpec) -> Any:
+        """A LLaVA's processor, loaded once."""
+        return self._once(("processor", model.name), lambda: load_processor(self.source(model)))
+
+    def read_calibration(self, model: ModelSpec, draw: int = 0) -> CalibrationData:
+        """Read calibration data, for draw 1, 2 .. other ones; raises `DataError` where that cannot be."""
+        source = self.calibrations[model.name]
+        if source is None:
             raise DataError(
                 f"model {model}: calibrated methods need a text: --quantcheck-calibration FILE, or leave "
                 f"them out with --quantcheck-methods"
             )
-        windows = calibration_windows(text, self.tokenizer(model), self.source(model).context_length)
-        self.refuse_shared(model, windows)
-        return windows
-
-    def refuse_shared(self, model: ModelSpec, windows: Windows) -> None:
-        """Raise `DataError` where calibration windows occur in a text that the model is measured on."""
-        text = self.calibrations[model.name]
-        for evaluation in self.workload(model).windows:
-            if text and (shared := shared_windows(windows, evaluation)):
-                raise DataError(
-                    f"model {model}: {len(shared)} calibration windows of {text.path.name} occur in the "
-                    f"text {evaluation.name}, window {shared[0]} first: "
-                    "a model calibrated on what it is measured on looks better than it is; use another "
-                    "calibration text"
-                )
+        reader = self.processor if isinstance(source, ImageTextSource) else self.tokenizer
+        context_length, evaluations = self.source(model).context_length, self.workload(model).windows
+        return read_calibration(source, reader(model), context_length, Draw(draw, self.seed), evaluations)
 
     def _tokenize_instructions(self, model: ModelSpec) -> Instructions:
         source = self.instructions.get(model.name)
@@ -290,18 +291,19 @@ class Runner:
 
     def _facts(self, model: ModelSpec, artifact: Artifact, module: nn.Module) -> ArtifactFacts:
         fed = self._fed(model)
-        facts = replace(inspect(module), notes=artifact.notes, fed=self._fed_digest(model))
-        tokens = None if fed is None else _tokens(fed)
+        vision = QuantSpec.parse(artifact.spec).vision
+        facts = replace(inspect(module, vision=vision), notes=artifact.notes, fed=self._fed_digest(model))
+        inputs = None if fed is None else inputs_of(fed, self.device)
         with full_precision():
-            facts = compared(facts, module, self.loaded(model).model, artifact.parameters, tokens)
+            facts = compared(facts, module, self.loaded(model).model, artifact.parameters, inputs)
         return replace(facts, reference_untouched=self._untouched(model))
 
-    def _fed(self, model: ModelSpec) -> Windows | None:
-        """The calibration windows that blocks are compared on; ``None`` where there is no text for them."""
+    def _fed(self, model: ModelSpec) -> CalibrationData | None:
+        """The calibration data that blocks are compared on; ``None`` where there are none."""
         if self.calibrations[model.name] is None:
             return None
-        windows = self.calibration(model)
-        return windows.first(max(1, FED_TOKENS // windows.length))
+        data = self.calibration(model)
+        return data.first(max(1, FED_TOKENS // data.length))
 
     def _fed_digest(self, model: ModelSpec) -> str:
         fed = self._fed(model)
@@ -327,30 +329,32 @@ class Runner:
         self.loaded(model)
         began = time.perf_counter()
         calibrated = METHODS.entry(spec.method).capabilities.calibrated
-        windows = self.calibration(model) if calibrated else None
+        data = self.calibration(model) if calibrated else None
         with self.progress.task(f"{model} {spec}") as update:
-            self.quantized(model, spec, windows, self.seed, update).save(folder / ARTIFACT)
+            self.quantized(model, spec, data, self.seed, update).save(folder / ARTIFACT)
         (folder / SECONDS).write_text(f"{time.perf_counter() - began}", encoding="utf-8")
 
     def quantized(
-        self, model: ModelSpec, spec: QuantSpec, windows: Windows | None, seed: int, update: Update
+        self, model: ModelSpec, spec: QuantSpec, data: CalibrationData | None, seed: int, update: Update
     ) -> Artifact:
-        """Quantize a copy of a model on calibration windows; ``None`` for a method that reads none.
+        """Quantize a copy of a model on calibration data; ``None`` for a method that reads none.
 
         Raises:
             QuantizationError: the method failed; whatever it raised by mistake is named.
         """
         loaded, tuned = self.loaded(model), METHODS.entry(spec.method).capabilities.tuned
         with naming_the_method(spec):
-            return quantize(
+            artifact = quantize(
                 loaded.fresh(),
                 spec,
                 scale_dtype=_scale_dtype(loaded.stored_dtype),
-                calibration=None if windows is None else _tokens(windows).to(self.device),
+                calibration=None if data is None else inputs_of(data, self.device),
                 instructions=self.tokenized_instructions(model) if tuned else None,
                 seed=seed,
                 progress=lambda _, done, total: update("quantizing", done, total),
             )
+        notes = data.notes if isinstance(data, ImageTexts) else ()
+        return replace(artifact, notes=(*artifact.notes, *notes))
 
     def _artifact_key(self, model: ModelSpec, spec: QuantSpec) -> CacheKey:
         basis = asdict(self.basis(model, spec))
@@ -389,10 +393,6 @@ class Runner:
     @cached_property
     def _libraries(self) -> str:
         return digest(f"{name}={version}" for name, version in sorted(library_versions().items()))
-
-
-def _tokens(windows: Windows) -> Tensor:
-    return torch.from_numpy(windows.inputs.copy())
 
 
 def _scale_dtype(stored: str) -> torch.dtype:

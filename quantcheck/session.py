@@ -19,6 +19,8 @@ from quantcheck.known_gates import Key, KnownGate, read_known_gates
 from quantcheck.measurement import kind_of
 from quantcheck.methods import METHODS
 from quantcheck.metrics.catalog import MetricPlan, builtin_calibration, builtin_instructions, plan_metrics
+from quantcheck.models.calibration import CalibrationSource
+from quantcheck.models.image_text import ImageTextSource
 from quantcheck.models.instructions import InstructionSource
 from quantcheck.models.text import TextSource
 from quantcheck.options import Settings
@@ -184,11 +186,13 @@ class GateSession:
         settings = self.settings
         return tuple(self._text(path.stem, path, settings.windows) for path in settings.texts)
 
-    def calibration(self, model: ModelSpec) -> TextSource | None:
-        """What calibrated methods read; ``None`` where the user gave no text for a model of their own."""
+    def calibration(self, model: ModelSpec) -> CalibrationSource | None:
+        """What calibrated methods read; ``None`` where the user gave nothing for a model of their own."""
         settings = self.settings
         if model.builtin:
             return builtin_calibration(settings.tier)
+        if settings.calibration_images is not None:
+            return ImageTextSource(settings.calibration_images, settings.calibration_windows)
         if settings.calibration is None:
             return None
         return self._text(

@@ -124,6 +124,11 @@ class QuantSpec:
         return dict(self.options).get(name, default)
 
     @property
+    def vision(self) -> bool:
+        """Whether the vision tower of a multimodal model is quantized, too: the option ``vision``."""
+        return bool(self.option("vision", False))
+
+    @property
     def whole_bits(self) -> int:
         """The nearest whole width, which ``-m "bits(w=2)"`` selects (1.1 -> 1, 1.7 -> 2)."""
         return max(1, int(self.bits + 0.5))

@@ -22,6 +22,7 @@ def not_quantized(evidence: Evidence) -> str | None:
         return "nothing was quantized: the model holds no quantized layer"
     return (
         _left_out(artifact)
+        or _strayed(artifact)
         or _other_width(artifact, evidence.bits, evidence.act_bits)
         or _other_computation(artifact, evidence.kernels)
         or _same_outputs(evidence.candidate, evidence.reference)
@@ -54,6 +55,16 @@ def _left_out(artifact: ArtifactFacts) -> str | None:
     if not artifact.differs:
         return "every decoded weight equals the full-precision one bit for bit: nothing was rounded"
     return None
+
+
+def _strayed(artifact: ArtifactFacts) -> str | None:
+    """The vision tower and all else that a multimodal model's spec leaves alone must stay as they were."""
+    if not artifact.outside:
+        return None
+    return (
+        f"{artifact.outside[0]}, first of {len(artifact.outside)}, is not the full-precision model's, "
+        "although the spec leaves it alone"
+    )
 
 
 def _other_width(artifact: ArtifactFacts, bits: float | None, act_bits: int | None) -> str | None:

@@ -31,7 +31,7 @@ _register(
         bits=WHOLE_BITS,
         grids=GRIDS,
         act_bits=(None, *WHOLE_BITS[1:], 16),
-        options=(("mse", bool), ("icq", bool), ("per_tensor", bool)),
+        options=(("mse", bool), ("icq", bool), ("per_tensor", bool), ("vision", bool)),
         rows=Rows(
             standard=("rtn-w8a8-symr", "rtn-w6a6-symr", "rtn-w4a4-symr"),
             full=("rtn-w4-mse", "rtn-w3-g128-mse", "rtn-w3-g128-icq", "rtn-w8a8-symr-per_tensor"),
@@ -53,6 +53,7 @@ _register(
             ("icq", bool),
             ("percdamp", float),
             ("block_size", int),
+            ("vision", bool),
         ),
         rows=Rows(
             full=(
@@ -212,7 +213,7 @@ _register(
     Capabilities(
         bits=(4,),
         grouped=False,
-        options=(("double_quant", bool), ("icq", bool)),
+        options=(("double_quant", bool), ("icq", bool), ("vision", bool)),
         uniform=False,
         rows=Rows(smoke=("nf4-w4",), full=("nf4-w4-double_quant=false", "nf4-w4-icq")),
     ),
@@ -223,7 +224,7 @@ _register(
     Capabilities(
         bits=(4,),
         grouped=False,
-        options=(("double_quant", bool),),
+        options=(("double_quant", bool), ("vision", bool)),
         uniform=False,
         rows=Rows(standard=("fp4-w4",), full=("fp4-w4-double_quant=false",)),
     ),

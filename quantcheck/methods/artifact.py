@@ -20,9 +20,17 @@ from quantcheck.errors import DataError, ModelError, QuantizationError, SpecErro
 from quantcheck.methods import METHODS
 from quantcheck.methods.activations import ActivationQuantizer
 from quantcheck.methods.adapter import LowRankAdapter
-from quantcheck.methods.base import MetaValue, Method, PackedWeight, Progress, Quantized, packed_format
+from quantcheck.methods.base import (
+    Calibration,
+    MetaValue,
+    Method,
+    PackedWeight,
+    Progress,
+    Quantized,
+    packed_format,
+)
 from quantcheck.methods.linear import ADAPTER, QuantizedLinear
-from quantcheck.methods.parts.walk import decoder_blocks, decoder_linears
+from quantcheck.methods.parts.walk import linears, stacks
 from quantcheck.spec import QuantSpec, refusal
 
 FILE_VERSION = 2
@@ -36,8 +44,8 @@ class Artifact:
     Attributes:
         spec: id of the spec.
         method_version: of the method that made it.
-        weights: packed weight of each decoder Linear, by module path.
-        parameters: parameters beside the decoder Linears that the method changed, by name.
+        weights: packed weight of each quantized Linear, by module path.
+        parameters: parameters beside these Linears that the method changed, by name.
         adapters: low-rank adapters by the module path of their Linear.
         notes: the method's documented fallbacks, one sentence each.
     """
@@ -117,7 +125,9 @@ class Artifact:
             ) from error
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Swap the decoder Linears of ``model`` for quantized ones, in place and on their devices.
+        """Swap Linears of ``model`` for quantized ones, in place and on their devices.
+
+        They are those of the decoder blocks, and of the vision tower where the spec asks for it.
 
         Parameters that the method changed are written over the model's, and the inputs of the quantized
         Linears are rounded where the spec asks for it.
@@ -126,12 +136,12 @@ class Artifact:
             ``model`` itself.
 
         Raises:
-            ModelError: the model's decoder Linears or parameters are not those of the artifact.
+            ModelError: the model's Linears or parameters are not those of the artifact.
         """
-        linears = decoder_linears(model)
-        self._refuse_another(model, linears)
         spec = QuantSpec.parse(self.spec)
-        for name, linear in linears.items():
+        found = linears(model, vision=spec.vision)
+        self._refuse_another(model, found)
+        for name, linear in found.items():
             quantized = QuantizedLinear(
                 self.weights[name],
                 linear.bias,
@@ -146,8 +156,8 @@ class Artifact:
                 model.get_parameter(name).copy_(tensor)
         return model
 
-    def _refuse_another(self, model: nn.Module, linears: dict[str, nn.Linear]) -> None:
-        shapes = {name: tuple(linear.weight.shape) for name, linear in linears.items()}
+    def _refuse_another(self, model: nn.Module, found: dict[str, nn.Linear]) -> None:
+        shapes = {name: tuple(linear.weight.shape) for name, linear in found.items()}
         parameters = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         mismatch = sorted(
             (shapes.keys() ^ self.weights.keys()) | (self.parameters.keys() - parameters.keys())
@@ -172,7 +182,7 @@ def quantize(
     spec: QuantSpec,
     *,
     scale_dtype: torch.dtype,
-    calibration: Tensor | None = None,
+    calibration: Calibration | None = None,
     instructions: object | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -198,7 +208,7 @@ def quantize(
     if entry.capabilities.tuned and instructions is None:
         raise DataError(f"{spec} is fine-tuned: it needs instructions, tokenized examples")
     ActivationQuantizer.of(spec)
-    shapes = {name: tuple(linear.weight.shape) for name, linear in decoder_linears(model).items()}
+    shapes = {name: tuple(linear.weight.shape) for name, linear in linears(model, vision=spec.vision).items()}
     names = {name for name, _ in model.named_parameters()}
     _refuse_non_finite(model)
     target = METHODS.resolve(spec.method)
@@ -220,9 +230,14 @@ def quantize(
     return Artifact(str(spec), method.version, weights, made.parameters, made.adapters, made.notes)
 
 
-def inspect(model: nn.Module) -> ArtifactFacts:
-    """Look at the weights that ``model`` really computes with, layer by layer."""
-    modules = {f"model.layers.{path}": module for path, module in decoder_blocks(model).named_modules()}
+def inspect(model: nn.Module, *, vision: bool = False) -> ArtifactFacts:
+    """Look at the weights that ``model`` really computes with, layer by layer.
+
+    Args:
+        model: a quantized model.
+        vision: whether its vision tower was to be quantized, too.
+    """
+    modules = {path: module for stack in stacks(model, vision=vision) for path, module in stack.modules()}
     expected = tuple(
         name for name, module in modules.items() if isinstance(module, nn.Linear | QuantizedLinear)
     )

@@ -22,6 +22,8 @@ neither is done here. The official grid is that of ``grids``, but for groups wit
 not stretch the range to zero while it clamps the zero point, and a group of large positive weights collapses
 to one level. Here the range always holds zero. Groups need not divide the in-features; the last is shorter.
 
+Of examples that differ in length, such as pictures with their texts, each counts alike in 1.
+
 A channel that is zero on all calibration data stays unscaled, which is noted; the official code floors it at
 1e-4 and would shrink its column. Options: ``scale`` and ``clip``, both on; without both it is RTN.
 """
@@ -32,6 +34,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, cast
 
 import torch
@@ -39,7 +42,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from quantcheck.errors import DataError, QuantizationError
-from quantcheck.methods.base import PackedWeight, Progress, Quantized
+from quantcheck.methods.base import Calibration, PackedWeight, Progress, Quantized
 from quantcheck.methods.parts.folding import (
     Folding,
     Pair,
@@ -49,7 +52,7 @@ from quantcheck.methods.parts.folding import (
     same_function,
 )
 from quantcheck.methods.parts.grids import Grid, effective_group_size, fit_groups, group_index
-from quantcheck.methods.parts.walk import block_inputs, decoder_blocks, decoder_linears, forward_block, naming
+from quantcheck.methods.parts.walk import Arguments, block_inputs, decoder, forward_block, naming
 from quantcheck.methods.rtn import Rtn
 from quantcheck.spec import QuantSpec
 
@@ -118,7 +121,7 @@ class Awq:
         model: nn.Module,
         spec: QuantSpec,
         *,
-        calibration: Tensor | None,
+        calibration: Calibration | None,
         scale_dtype: torch.dtype,
         seed: int = 0,
         progress: Progress | None = None,
@@ -128,14 +131,15 @@ class Awq:
         if calibration is None:
             raise DataError(f"{spec} needs calibration windows, int64 tokens [n, length]")
         rounding, rtn = Rounding(Grid.of(spec, scale_dtype), spec.group_size), replace(spec, options=())
-        blocks, total = decoder_blocks(model), len(decoder_linears(model))
-        hidden, arguments = block_inputs(model, blocks, calibration)
+        stack = decoder(model)
+        total = len(stack.linears())
+        hidden, arguments = block_inputs(model, stack.blocks, calibration)
         weights: dict[str, PackedWeight] = {}
         parameters: dict[str, Tensor] = {}
         notes: list[str] = []
         with same_function(model, calibration[:1]):
-            for index, block in enumerate(blocks):
-                layer = f"model.layers.{index}."
+            for index, block in enumerate(stack.blocks):
+                layer = f"{stack.path}.{index}."
                 seen = _Observed(block)
                 hidden = [seen.forward(states, arguments[index]) for states in hidden]
                 folding = Folding(block, scale_dtype)
@@ -242,7 +246,7 @@ def sample(inputs: Sequence[Tensor]) -> Tensor:
     """Take every ``T // 512``-th of all T tokens.
 
     Args:
-        inputs: windows of one length, [..., in].
+        inputs: of each window or example, [..., in].
 
     Returns:
         float32 [n, in] with 512 <= n < 1024, or all tokens of fewer.
@@ -251,9 +255,9 @@ def sample(inputs: Sequence[Tensor]) -> Tensor:
         QuantizationError: they hold NaN or Inf.
     """
     windows = [window.flatten(0, -2) for window in inputs]
-    length = len(windows[0])
-    stride = max(len(windows) * length // CLIP_TOKENS, 1)
-    taken = [window[-index * length % stride :: stride] for index, window in enumerate(windows)]
+    starts = [0, *accumulate(map(len, windows))]
+    stride = max(starts[-1] // CLIP_TOKENS, 1)
+    taken = [window[-start % stride :: stride] for start, window in zip(starts, windows, strict=False)]
     return require_finite(torch.cat(taken).to(torch.float32))
 
 
@@ -316,7 +320,7 @@ class _Observed:
         self.calls: dict[str, list[Call]] = {}
         self._block = block
 
-    def forward(self, hidden: Tensor, keywords: dict[str, Any]) -> Tensor:
+    def forward(self, hidden: Tensor, arguments: Arguments) -> Tensor:
         """Run the block on one window, and remember."""
         inspected = {_inspected(pair) for pair in all_pairs(self._block)}
         with ExitStack() as hooks:
@@ -324,7 +328,7 @@ class _Observed:
                 if isinstance(module, nn.Linear) or path in inspected:
                     hook = self._hook(path, path in inspected)
                     hooks.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
-            return forward_block(self._block, hidden, keywords)
+            return forward_block(self._block, hidden, arguments)
 
     def _hook(self, path: str, inspected: bool) -> Callable[..., None]:
         def remember(module: nn.Module, inputs: Any, keywords: dict[str, Any], output: Any) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import importlib
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias, cast
 
 from quantcheck.errors import QuantcheckError, QuantizationError
 from quantcheck.registry import did_you_mean
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 MetaValue = int | float | str
 Progress = Callable[[str, int, int], None]
 """Called with a layer name, the number of layers done and their total."""
+
+Calibration: TypeAlias = "Tensor | Sequence[Mapping[str, Tensor]]"
+"""What a calibrated method reads: token windows, int64 [n, length], or prepared inputs: what the model is
+called with, by name, one unpadded example a call: ``input_ids`` or ``inputs_embeds``, and its picture's."""
 
 
 class PackedWeight(ABC):
@@ -131,7 +135,7 @@ class Method(Protocol):
         model: nn.Module,
         spec: QuantSpec,
         *,
-        calibration: Tensor | None,
+        calibration: Calibration | None,
         scale_dtype: torch.dtype,
         seed: int,
         progress: Progress | None = None,
@@ -144,8 +148,8 @@ class Method(Protocol):
         Args:
             model: a LLaMA-family causal language model.
             spec: width, group size, grid and options; already checked against the method's capabilities.
-            calibration: int64 token windows [n, length], fed one a batch; ``None`` for a method without
-                calibration.
+            calibration: int64 token windows [n, length], fed one a batch, or prepared inputs; ``None`` for a
+                method without calibration.
             scale_dtype: what scales are stored in; they are rounded to it before codes are computed.
             seed: of everything random.
             progress: told about each layer that is done.

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from quantcheck.errors import QuantizationError
-from quantcheck.methods.base import PackedWeight, Progress, Quantized
+from quantcheck.methods.base import Calibration, PackedWeight, Progress, Quantized
 from quantcheck.methods.layerwise import LinearMethod
 from quantcheck.methods.packed.dual_binary import DualBinaryWeight, by_group, combine, nearest_planes, turned
 from quantcheck.methods.parts.distill import BATCH, DualBinaryLinear, Recipe, distill
@@ -80,7 +80,7 @@ class DbLlm(LinearMethod):
         model: nn.Module,
         spec: QuantSpec,
         *,
-        calibration: Tensor | None = None,
+        calibration: Calibration | None = None,
         scale_dtype: torch.dtype,
         seed: int = 0,
         progress: Progress | None = None,
@@ -99,7 +99,7 @@ class DbLlm(LinearMethod):
         if not recipe.steps:
             return start
         llama = cast("LlamaForCausalLM", model)
-        length = min(WINDOW, llama.config.max_position_embeddings)
+        length = min(WINDOW, llama.config.get_text_config().max_position_embeddings)
         windows = generate(llama, BATCH * -(-recipe.steps // EPOCHS), length)
         students = enrol(model, start, recipe)
         tell = _spread(progress, list(students), recipe.steps)

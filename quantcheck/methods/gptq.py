@@ -48,6 +48,7 @@ class GptqOptions:
         icq: search for the range by the entropy of the codes.
         percdamp: what is added to diag(H), as a fraction of its mean.
         block_size: columns between two updates of all later columns.
+        vision: quantize the vision tower of a LLaVA, too, which is calibrated on pictures.
     """
 
     act_order: bool = False
@@ -57,6 +58,7 @@ class GptqOptions:
     icq: bool = False
     percdamp: float = 0.01
     block_size: int = 128
+    vision: bool = False
 
     @classmethod
     def of(cls, spec: QuantSpec) -> GptqOptions:

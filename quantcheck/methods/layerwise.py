@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from quantcheck.errors import DataError
-from quantcheck.methods.base import PackedWeight, Progress, Quantized
+from quantcheck.methods.base import Calibration, PackedWeight, Progress, Quantized
 from quantcheck.methods.parts.hessian import Hessian
-from quantcheck.methods.parts.walk import decoder_linears, naming, walk
+from quantcheck.methods.parts.walk import linears, naming, walk
 from quantcheck.spec import QuantSpec
 
 
@@ -37,20 +37,20 @@ class LinearMethod(_Layerwise):
         model: nn.Module,
         spec: QuantSpec,
         *,
-        calibration: Tensor | None = None,
+        calibration: Calibration | None = None,
         scale_dtype: torch.dtype,
         seed: int = 0,
         progress: Progress | None = None,
     ) -> Quantized:
-        """Quantize every decoder Linear by itself; see `quantcheck.methods.base.Method`."""
+        """Quantize every Linear by itself; see `quantcheck.methods.base.Method`."""
         self.check(spec)
-        linears = decoder_linears(model)
+        found = linears(model, vision=spec.vision)
         weights: dict[str, PackedWeight] = {}
-        for name, linear in linears.items():
+        for name, linear in found.items():
             with naming(name):
                 weights[name] = self.quantize_weight(linear.weight.to(torch.float32), spec, scale_dtype)
             if progress is not None:
-                progress(name, len(weights), len(linears))
+                progress(name, len(weights), len(found))
         return Quantized.of(weights)
 
 
@@ -68,7 +68,7 @@ class HessianMethod(_Layerwise):
         model: nn.Module,
         spec: QuantSpec,
         *,
-        calibration: Tensor | None,
+        calibration: Calibration | None,
         scale_dtype: torch.dtype,
         seed: int = 0,
         progress: Progress | None = None,
@@ -81,7 +81,14 @@ class HessianMethod(_Layerwise):
         def quantize_linear(linear: nn.Linear, hessian: Hessian) -> PackedWeight:
             return self.quantize_weight(linear.weight.to(torch.float32), hessian.value(), spec, scale_dtype)
 
-        sequential = bool(spec.option("true_sequential", False))
         return Quantized.of(
-            walk(model, calibration, Hessian, quantize_linear, progress, true_sequential=sequential)
+            walk(
+                model,
+                calibration,
+                Hessian,
+                quantize_linear,
+                progress,
+                true_sequential=bool(spec.option("true_sequential", False)),
+                vision=spec.vision,
+            )
         )

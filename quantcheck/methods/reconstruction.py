@@ -14,12 +14,15 @@ The gain ``<W^, W> / ||W||^2`` and the largest error of a row, or of a channel, 
 input: ``||B^(h) - B(h)||^2 / ||B(h) - h||^2``, where full-precision blocks made h of calibration windows.
 Folded scales do not matter to it, errors do not pile up from block to block, and adapters and rounded
 activations count.
+
+*Outside.* Of a multimodal model the spec leaves all alone but decoder blocks, final norm and head (and the
+blocks of the vision tower, where it asks for them): the rest must be the full-precision model's, bit for bit.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -27,9 +30,18 @@ from torch import Tensor, nn
 
 from quantcheck.artifact_facts import ArtifactFacts, BlockFacts
 from quantcheck.methods.artifact import same_bits, tensors_digest
+from quantcheck.methods.base import Calibration
 from quantcheck.methods.linear import QuantizedLinear
 from quantcheck.methods.parts.folding import MLP_PAIR, NORM_PAIRS, VALUE_PAIR, Pair
-from quantcheck.methods.parts.walk import block_inputs, decoder_blocks, decoder_linears, forward_block
+from quantcheck.methods.parts.walk import (
+    TEXT_DECODER,
+    Stack,
+    block_inputs,
+    decoder,
+    forward_block,
+    stacks,
+    vision_tower,
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,7 @@ def compared(
     model: nn.Module,
     reference: nn.Module,
     parameters: Mapping[str, Tensor],
-    windows: Tensor | None,
+    calibration: Calibration | None,
 ) -> ArtifactFacts:
     """Add to the facts of a quantized model how far it lies from the full-precision one.
 
@@ -61,22 +73,30 @@ def compared(
         model: the quantized model.
         reference: the full-precision model, of the same architecture, on the same device.
         parameters: what the method changed beside the Linears, as it is stored: an artifact's.
-        windows: int64 tokens [n, length] to feed the blocks; ``None``: none.
+        calibration: int64 tokens [n, length], or prepared inputs, to feed the blocks; ``None``: none.
 
     Returns:
-        ``facts`` with ``differs`` and errors of each layer, ``beside`` and ``blocks``.
+        ``facts`` with ``differs`` and errors of each layer, ``beside``, ``blocks`` and ``outside``.
     """
-    linears, errors = decoder_linears(reference), weight_errors(model, reference, parameters)
+    errors = weight_errors(model, reference, parameters)
     layers = tuple(
         replace(
             layer,
-            differs=not same_bits(_weight(model, layer.name), linears[layer.name].weight),
+            differs=not same_bits(
+                _weight(model, layer.name), reference.get_parameter(f"{layer.name}.weight")
+            ),
             **(asdict(errors[layer.name]) if layer.name in errors else {}),
         )
         for layer in facts.layers
     )
-    blocks = () if windows is None else tuple(output_errors(model, reference, windows))
-    return replace(facts, layers=layers, beside=_beside(model, reference), blocks=blocks)
+    blocks = () if calibration is None else tuple(output_errors(model, reference, calibration))
+    return replace(
+        facts,
+        layers=layers,
+        beside=_beside(model, reference),
+        blocks=blocks,
+        outside=changed_outside(model, reference, facts.expected_layers),
+    )
 
 
 @torch.no_grad()
@@ -89,11 +109,12 @@ def weight_errors(
     where it changed another one than norm gains and the biases that go with them: the weights may have taken
     up what nobody can tell.
     """
-    paths = [f"model.layers.{index}." for index in range(len(decoder_blocks(reference)))]
-    if not all(name.startswith(tuple(paths)) for name in parameters):
+    every = {path: block for stack in _stacks(reference) for path, block in _blocks(stack)}
+    if not all(name.startswith(tuple(every)) for name in parameters):
         return {}
     errors: dict[str, WeightError] = {}
-    for path, quantized, block in zip(paths, decoder_blocks(model), decoder_blocks(reference), strict=True):
+    for path, block in every.items():
+        quantized = model.get_submodule(path.removesuffix("."))
         changed = {
             name.removeprefix(path): tensor for name, tensor in parameters.items() if name.startswith(path)
         }
@@ -104,21 +125,49 @@ def weight_errors(
 
 
 @torch.no_grad()
-def output_errors(model: nn.Module, reference: nn.Module, windows: Tensor) -> Iterator[BlockFacts]:
-    """The relative squared error of what each block of ``model`` adds, on int64 tokens [n, length].
+def output_errors(model: nn.Module, reference: nn.Module, calibration: Calibration) -> Iterator[BlockFacts]:
+    """The relative squared error of what each decoder block of ``model`` adds.
 
     One block's inputs are held at a time. In half precision the rounding of the block's output counts, too.
     """
-    blocks = decoder_blocks(reference)
-    hidden, arguments = block_inputs(reference, blocks, windows)
-    for index, (quantized, block) in enumerate(zip(decoder_blocks(model), blocks, strict=True)):
+    stack = decoder(reference)
+    hidden, arguments = block_inputs(reference, stack.blocks, calibration)
+    for index, (quantized, block) in enumerate(zip(decoder(model).blocks, stack.blocks, strict=True)):
         error = added = 0.0
         for window, states in enumerate(hidden):
             exact = forward_block(block, states, arguments[index])
             error += _squares(forward_block(quantized, states, arguments[index]).float() - exact.float())
             added += _squares(exact.float() - states.float())
             hidden[window] = exact
-        yield BlockFacts(f"model.layers.{index}", _share(error, added))
+        yield BlockFacts(f"{stack.path}.{index}", _share(error, added))
+
+
+def changed_outside(
+    model: nn.Module, reference: nn.Module, expected: Iterable[str]
+) -> tuple[str, ...] | None:
+    """Name the parameters of a multimodal model that the spec leaves alone and that are not as they were.
+
+    Args:
+        model: the quantized model.
+        reference: the full-precision model.
+        expected: module paths of the Linears that the spec asks to quantize.
+
+    Returns:
+        Parameters that either model lacks, or that differ in a bit, in order; ``None`` for a model of texts.
+    """
+    language, tower = decoder(reference).path, vision_tower(reference)
+    if language == TEXT_DECODER:
+        return None
+    asked = tower is not None and any(name.startswith(f"{tower.path}.") for name in expected)
+    quantized = [stack.path for stack in stacks(reference, vision=asked)]
+    inside = tuple(f"{path}." for path in (*quantized, f"{language.removesuffix('layers')}norm", "lm_head"))
+    kept, found = dict(reference.named_parameters()), dict(model.named_parameters())
+    return tuple(
+        name
+        for name in kept | found
+        if not name.startswith(inside)
+        and not (name in kept and name in found and same_bits(found[name], kept[name]))
+    )
 
 
 @dataclass(frozen=True)
@@ -207,6 +256,15 @@ def _weight_error(error: Tensor, along: Tensor, whole: Tensor) -> WeightError:
         1 + _share(float(along.sum()), float(whole.sum())),
         float(rows.max()),
     )
+
+
+def _stacks(model: nn.Module) -> tuple[Stack, ...]:
+    return stacks(model, vision=vision_tower(model) is not None)
+
+
+def _blocks(stack: Stack) -> Iterator[tuple[str, nn.Module]]:
+    for index, block in enumerate(stack.blocks):
+        yield f"{stack.path}.{index}.", block
 
 
 def _beside(model: nn.Module, reference: nn.Module) -> str:

@@ -55,7 +55,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quantcheck.errors import DataError, SpecError
-from quantcheck.methods.base import Progress, Quantized
+from quantcheck.methods.base import Calibration, Progress, Quantized
 from quantcheck.methods.layerwise import HessianMethod
 from quantcheck.methods.packed.mixed import MixedWeight
 from quantcheck.methods.parts.binarize import dead_column_notes
@@ -123,7 +123,7 @@ class SlimLlm(HessianMethod):
         model: nn.Module,
         spec: QuantSpec,
         *,
-        calibration: Tensor | None,
+        calibration: Calibration | None,
         scale_dtype: torch.dtype,
         seed: int = 0,
         progress: Progress | None = None,

@@ -23,13 +23,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from quantcheck.errors import DataError, SpecError
-from quantcheck.methods.base import Progress, Quantized
+from quantcheck.methods.base import Calibration, Progress, Quantized
 from quantcheck.methods.parts.folding import (
     Folding,
     Pair,
@@ -38,7 +37,7 @@ from quantcheck.methods.parts.folding import (
     require_finite,
     same_function,
 )
-from quantcheck.methods.parts.walk import block_inputs, decoder_blocks, forward_block, naming
+from quantcheck.methods.parts.walk import Arguments, block_inputs, decoder, forward_block, naming
 from quantcheck.methods.rtn import Rtn
 from quantcheck.spec import QuantSpec
 
@@ -79,7 +78,7 @@ class SmoothQuant:
         model: nn.Module,
         spec: QuantSpec,
         *,
-        calibration: Tensor | None,
+        calibration: Calibration | None,
         scale_dtype: torch.dtype,
         seed: int = 0,
         progress: Progress | None = None,
@@ -95,13 +94,13 @@ class SmoothQuant:
 
 
 def smooth(
-    model: nn.Module, windows: Tensor, alpha: float, scale_dtype: torch.dtype
+    model: nn.Module, calibration: Calibration, alpha: float, scale_dtype: torch.dtype
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Move outliers of what the norms put out into the Linears that read it, in place.
 
     Args:
-        model: a LLaMA-family model.
-        windows: int64 token windows [n, length] that the outliers are found on, one a batch.
+        model: a LLaMA-family model, or a LLaVA.
+        calibration: int64 token windows [n, length], or prepared inputs, that the outliers are found on.
         alpha: how much of an outlier moves, 0 to 1.
         scale_dtype: what gains are rounded to.
 
@@ -112,13 +111,13 @@ def smooth(
         QuantizationError: the inputs are not finite, or a gain does not fit ``scale_dtype``.
         ModelError: the model is not of the LLaMA family.
     """
-    blocks = decoder_blocks(model)
-    hidden, arguments = block_inputs(model, blocks, windows)
+    stack = decoder(model)
+    hidden, arguments = block_inputs(model, stack.blocks, calibration)
     parameters: dict[str, Tensor] = {}
     notes: list[str] = []
-    with same_function(model, windows[:1]):
-        for index, block in enumerate(blocks):
-            layer, folding, peaks = f"model.layers.{index}.", Folding(block, scale_dtype), _Peaks(block)
+    with same_function(model, calibration[:1]):
+        for index, block in enumerate(stack.blocks):
+            layer, folding, peaks = f"{stack.path}.{index}.", Folding(block, scale_dtype), _Peaks(block)
             hidden = [peaks.forward(states, arguments[index]) for states in hidden]
             for pair, peak in peaks.of.items():
                 name = layer + pair.readers[0]
@@ -155,13 +154,13 @@ class _Peaks:
         self.of: dict[Pair, Tensor] = {}
         self._block = block
 
-    def forward(self, hidden: Tensor, keywords: dict[str, Any]) -> Tensor:
+    def forward(self, hidden: Tensor, arguments: Arguments) -> Tensor:
         """Run the block on one window, [1, tokens, hidden], and remember."""
         with ExitStack() as hooks:
             for pair in norm_pairs(self._block):
                 reader = self._block.get_submodule(pair.readers[0])
                 hooks.callback(reader.register_forward_pre_hook(self._hook(pair)).remove)
-            return forward_block(self._block, hidden, keywords)
+            return forward_block(self._block, hidden, arguments)
 
     def _hook(self, pair: Pair) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def remember(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -1,4 +1,5 @@
 """Models under test: where they are, how they load, and the texts they are measured and calibrated on.
 
-Importing this package, `quantcheck.models.source` or `quantcheck.models.text` imports no torch.
+Importing this package, `quantcheck.models.source`, `quantcheck.models.text` or
+`quantcheck.models.calibration` imports no torch.
 """

@@ -10,14 +10,28 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    LlamaForCausalLM,
+    LlavaForConditionalGeneration,
+    LlavaNextForConditionalGeneration,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from quantcheck.errors import ModelError
 from quantcheck.models.fingerprint import fingerprints
+from quantcheck.models.processor import load_processor
 from quantcheck.models.source import ModelSource, resolve_model
 from quantcheck.spec import ModelSpec
 
+Model = LlamaForCausalLM | LlavaForConditionalGeneration | LlavaNextForConditionalGeneration
+
+_CLASSES = {
+    "llama": LlamaForCausalLM,
+    "llava": LlavaForConditionalGeneration,
+    "llava_next": LlavaNextForConditionalGeneration,
+}
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -27,18 +41,20 @@ class LoadedModel:
 
     Attributes:
         spec: as the user named it.
-        model: the reference, in evaluation mode, without gradients.
+        model: the reference, in evaluation mode, without gradients; called with tokens alone, a LLaVA is its
+            language model.
         tokenizer: its tokenizer.
         stored_dtype: dtype of the checkpoint, such as ``float16``.
         dtype: dtype in memory.
         context_length: most positions the model was made for, in tokens.
         model_digest: of the weights and the config.
-        tokenizer_digest: of the tokenizer's files.
+        tokenizer_digest: of the tokenizer's files, and the processor's.
         fingerprints: of the tensors of ``model`` when it was loaded, by name.
+        processor: of a LLaVA, for pictures with texts; ``None`` for a model of texts.
     """
 
     spec: ModelSpec
-    model: LlamaForCausalLM
+    model: Model
     tokenizer: PreTrainedTokenizerBase
     stored_dtype: str
     dtype: str
@@ -46,13 +62,14 @@ class LoadedModel:
     model_digest: str
     tokenizer_digest: str
     fingerprints: dict[str, int]
+    processor: Any = None
 
     @property
     def untouched(self) -> bool:
         """Whether the reference is as it was loaded, as far as `fingerprints` tell."""
         return fingerprints(self.model) == self.fingerprints
 
-    def fresh(self) -> LlamaForCausalLM:
+    def fresh(self) -> Model:
         """A copy to quantize; the reference itself is never written to."""
         return copy.deepcopy(self.model)
 
@@ -72,6 +89,7 @@ def load_model(spec: ModelSpec, *, device: str, dtype: str = "auto") -> LoadedMo
     chosen = choose_dtype(dtype, device=device, stored=source.stored_dtype)
     _check_device(device)
     tokenizer = load_tokenizer(source)
+    processor = load_processor(source) if source.multimodal else None
     model = _load_weights(source, DTYPES[chosen], device)
     check_finite(model, spec)
     return LoadedModel(
@@ -84,6 +102,7 @@ def load_model(spec: ModelSpec, *, device: str, dtype: str = "auto") -> LoadedMo
         model_digest=source.model_digest,
         tokenizer_digest=source.tokenizer_digest,
         fingerprints=fingerprints(model),
+        processor=processor,
     )
 
 
@@ -139,10 +158,10 @@ def _check_device(device: str) -> None:
         )
 
 
-def _load_weights(source: ModelSource, dtype: torch.dtype, device: str) -> LlamaForCausalLM:
+def _load_weights(source: ModelSource, dtype: torch.dtype, device: str) -> Model:
     with _quiet():
         try:
-            model, info = cast("Any", LlamaForCausalLM).from_pretrained(
+            model, info = cast("Any", _CLASSES[source.model_type]).from_pretrained(
                 str(source.folder),
                 dtype=dtype,
                 use_safetensors=True,
@@ -157,7 +176,7 @@ def _load_weights(source: ModelSource, dtype: torch.dtype, device: str) -> Llama
             f"model {source.spec}: the checkpoint lacks {len(missing)} weights, which would be random "
             f"({', '.join(missing[:3])}); download it again"
         )
-    return cast("LlamaForCausalLM", model.to(device).eval().requires_grad_(False))
+    return cast("Model", model.to(device).eval().requires_grad_(False))
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Where a model's files are, and whether they can be gated: every check that needs no torch.
 
 Accepted is what transformers' ``LlamaForCausalLM`` loads as it was trained: ``model_type`` "llama" (LLaMA 1
-to 3, and what shares their architecture and config: TinyLlama, Vicuna, SmolLM), unquantized, in safetensors.
+to 3, and what shares their architecture and config: TinyLlama, Vicuna, SmolLM), unquantized, in safetensors;
+and LLaVA-1.5 and LLaVA-NeXT ("llava", "llava_next") around such a model, with the files of their processor.
 """
 
 from __future__ import annotations
@@ -22,10 +23,17 @@ from quantcheck.measurement import digest
 from quantcheck.models.builtin import MODEL_DIR
 from quantcheck.spec import ModelSpec
 
-_MODEL_TYPE = "llama"
-_ARCHITECTURE = "LlamaForCausalLM"
+TEXT = "llama"
+_ARCHITECTURES = {
+    TEXT: "LlamaForCausalLM",
+    "llava": "LlavaForConditionalGeneration",
+    "llava_next": "LlavaNextForConditionalGeneration",
+}
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
+_MULTIMODAL = tuple(name for name in _ARCHITECTURES if name != TEXT)
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _CHUNK = 1 << 20
 
@@ -40,7 +48,9 @@ class ModelSource:
         weights: safetensors files, sorted.
         tokenizer_files: those of the tokenizer, sorted.
         stored_dtype: ``float32``, ``float16`` or ``bfloat16``: the dtype of most stored weights.
-        context_length: ``max_position_embeddings``, in tokens.
+        context_length: ``max_position_embeddings`` of the language model, in tokens.
+        model_type: ``llama``, ``llava`` or ``llava_next``.
+        processor_files: those that turn pictures and prompts into inputs, sorted; none for a model of texts.
     """
 
     spec: ModelSpec
@@ -49,6 +59,13 @@ class ModelSource:
     tokenizer_files: tuple[Path, ...]
     stored_dtype: str
     context_length: int
+    model_type: str = TEXT
+    processor_files: tuple[Path, ...] = ()
+
+    @property
+    def multimodal(self) -> bool:
+        """Whether the model reads pictures, too."""
+        return self.model_type != TEXT
 
     @cached_property
     def model_digest(self) -> str:
@@ -57,8 +74,8 @@ class ModelSource:
 
     @cached_property
     def tokenizer_digest(self) -> str:
-        """Digest of the tokenizer's files."""
-        return _digest(self.tokenizer_files)
+        """Digest of the files of the tokenizer, and of the processor where there is one."""
+        return _digest((*self.tokenizer_files, *self.processor_files))
 
 
 def resolve_model(spec: ModelSpec) -> ModelSource:
@@ -70,13 +87,16 @@ def resolve_model(spec: ModelSpec) -> ModelSource:
     folder = _folder(spec)
     config = _read_config(folder, spec)
     weights = _weight_files(folder, spec)
+    model_type = str(config["model_type"])
     return ModelSource(
         spec=spec,
         folder=folder,
         weights=weights,
         tokenizer_files=_tokenizer_files(folder, spec),
         stored_dtype=_stored_dtype(weights, spec),
-        context_length=int(config.get("max_position_embeddings", 2048)),
+        context_length=int(_text_config(config).get("max_position_embeddings", 2048)),
+        model_type=model_type,
+        processor_files=() if model_type == TEXT else _processor_files(folder, spec),
     )
 
 
@@ -100,7 +120,7 @@ def _folder(spec: ModelSpec) -> Path:
 
 def _download(spec: ModelSpec) -> Path:
     _read_config(_snapshot(spec, ["config.json"]), spec)
-    return _snapshot(spec, ["*.json", "*.safetensors", "tokenizer.model"])
+    return _snapshot(spec, ["*.json", "*.safetensors", "tokenizer.model", "chat_template.jinja"])
 
 
 def _snapshot(spec: ModelSpec, patterns: list[str]) -> Path:
@@ -145,8 +165,11 @@ def _read_config(folder: Path, spec: ModelSpec) -> Mapping[str, Any]:
         raise ModelError(f"model {spec}: {path} is not JSON ({error}); download it again") from error
     if not isinstance(config, dict):
         raise ModelError(f"model {spec}: {path} holds no JSON object; download it again")
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "an unnamed method")
+    if not isinstance(_text_config(config), dict):
+        raise ModelError(f"model {spec}: its text_config is no JSON object; download it again")
+    quantized = config.get("quantization_config") or _text_config(config).get("quantization_config")
+    if quantized:
+        method = quantized.get("quant_method", "an unnamed method")
         raise ModelError(
             f"model {spec}: already quantized by {method} (quantization_config in config.json); "
             "quantcheck quantizes by itself, so pass the full-precision checkpoint behind this one"
@@ -157,17 +180,28 @@ def _read_config(folder: Path, spec: ModelSpec) -> Mapping[str, Any]:
 
 def _check_architecture(config: Mapping[str, Any], spec: ModelSpec) -> None:
     model_type = config.get("model_type")
-    if model_type != _MODEL_TYPE:
+    if model_type not in _ARCHITECTURES:
+        known = ", ".join(f"{name!r} ({architecture})" for name, architecture in _ARCHITECTURES.items())
         raise ModelError(
-            f"model {spec}: model_type {model_type!r} is not of the LLaMA family; "
-            f"accepted: {_MODEL_TYPE!r} ({_ARCHITECTURE})"
+            f"model {spec}: model_type {model_type!r} is not of the LLaMA family; accepted: {known}"
         )
-    architectures = config.get("architectures") or [_ARCHITECTURE]
-    if _ARCHITECTURE not in architectures:
+    wanted = _ARCHITECTURES[model_type]
+    architectures = config.get("architectures") or [wanted]
+    if wanted not in architectures:
         raise ModelError(
-            f"model {spec}: architecture {', '.join(architectures)} is no language model; "
-            f"accepted: {_ARCHITECTURE}"
+            f"model {spec}: architecture {', '.join(architectures)} is no language model; accepted: {wanted}"
         )
+    language = _text_config(config).get("model_type", TEXT)
+    if language != TEXT:
+        raise ModelError(
+            f"model {spec}: its language part is of model_type {language!r}; accepted: a {model_type} "
+            f"around {TEXT!r}"
+        )
+
+
+def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config of the language model: the whole one for a model of texts, else a part of it."""
+    return config.get("text_config") or {} if config.get("model_type") in _MULTIMODAL else config
 
 
 def _weight_files(folder: Path, spec: ModelSpec) -> tuple[Path, ...]:
@@ -206,6 +240,17 @@ def _tokenizer_files(folder: Path, spec: ModelSpec) -> tuple[Path, ...]:
         raise ModelError(
             f"model {spec}: neither tokenizer.json nor tokenizer.model in {folder}; "
             "save its tokenizer beside the weights"
+        )
+    return found
+
+
+def _processor_files(folder: Path, spec: ModelSpec) -> tuple[Path, ...]:
+    names = (*_PROCESSOR_FILES, *_TEMPLATE_FILES)
+    found = tuple(sorted(folder / name for name in names if (folder / name).is_file()))
+    if not any(path.name in _PROCESSOR_FILES for path in found):
+        raise ModelError(
+            f"model {spec}: neither {' nor '.join(_PROCESSOR_FILES)} in {folder}; "
+            "save its processor beside the weights"
         )
     return found
 

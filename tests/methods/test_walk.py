@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from quantcheck.errors import DataError, ModelError, QuantizationError
-from quantcheck.methods.base import MetaValue, PackedWeight
+from quantcheck.methods.base import Calibration, MetaValue, PackedWeight
 from quantcheck.methods.parts.walk import decoder_linears, walk
 
 
@@ -70,7 +70,7 @@ def inputs_of(model: nn.Module, windows: Tensor) -> dict[str, list[Tensor]]:
     return seen
 
 
-def record(model: nn.Module, windows: Tensor, factor: float) -> dict[str, list[Tensor]]:
+def record(model: nn.Module, calibration: Calibration, factor: float) -> dict[str, list[Tensor]]:
     """What the walk feeds statistics when quantizing multiplies each weight by ``factor``."""
     names = {linear: name for name, linear in decoder_linears(model).items()}
     seen: dict[str, list[Tensor]] = {}
@@ -79,7 +79,7 @@ def record(model: nn.Module, windows: Tensor, factor: float) -> dict[str, list[T
         seen[names[linear]] = inputs.seen
         return Verbatim(linear.weight * factor)
 
-    walk(model, windows, Inputs, quantize)
+    walk(model, calibration, Inputs, quantize)
     return seen
 
 
@@ -244,6 +244,26 @@ def test_a_linear_that_takes_no_part_is_an_error(
 def test_windows_that_are_no_matrix_of_tokens_are_refused(llama: LlamaForCausalLM, windows: Tensor) -> None:
     with pytest.raises(DataError, match=r"int64 tokens \[n, length\]"):
         walk(llama, windows, Inputs, lambda linear, _: Verbatim(linear.weight))
+
+
+def test_embeddings_are_as_good_as_their_tokens(llama: LlamaForCausalLM, windows: Tensor) -> None:
+    embeddings = [{"inputs_embeds": llama.model.embed_tokens(window[None]).detach()} for window in windows]
+    on_tokens = record(copy.deepcopy(llama), windows, 0.5)
+    for name, inputs in record(copy.deepcopy(llama), embeddings, 0.5).items():
+        assert_same(inputs, on_tokens[name])
+
+
+def test_examples_may_differ_in_length(llama: LlamaForCausalLM, windows: Tensor) -> None:
+    cut = [window[: 32 - 5 * (index % 3)] for index, window in enumerate(windows)]
+    expected = inputs_of(copy.deepcopy(llama), cut)  # type: ignore[arg-type]
+    for name, inputs in record(llama, [{"input_ids": window[None]} for window in cut], 1.0).items():
+        assert_same(inputs, expected[name])
+
+
+def test_a_padded_example_is_refused(llama: LlamaForCausalLM, windows: Tensor) -> None:
+    padded = [{"input_ids": windows[:1], "attention_mask": torch.ones(1, 32)}]
+    with pytest.raises(DataError, match="holds attention_mask; pass one example a call, without padding"):
+        walk(llama, padded, Inputs, lambda linear, _: Verbatim(linear.weight))
 
 
 def test_a_model_without_decoder_blocks_is_refused() -> None:

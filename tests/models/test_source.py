@@ -253,8 +253,8 @@ def test_the_hub_is_asked_for_the_config_before_the_weights(
 
 
 def test_preflight_modules_import_no_torch() -> None:
-    modules = "quantcheck.models.source, quantcheck.models.text, quantcheck.metrics.catalog"
-    heavy = "{'torch', 'transformers', 'lm_eval', 'datasets'}"
+    modules = "quantcheck.models.source, quantcheck.models.calibration, quantcheck.metrics.catalog"
+    heavy = "{'torch', 'transformers', 'lm_eval', 'datasets', 'PIL'}"
     code = f"import sys, {modules}; print(*{heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.stderr, done.returncode) == ("", "", 0)

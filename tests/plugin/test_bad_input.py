@@ -181,6 +181,7 @@ def test_a_users_model_without_a_text_is_refused(project: Project) -> None:
         "windows=2",
         "window=32",
         "calibration=eval.txt",
+        "calibration-images=pairs.jsonl",
         "calibration-windows=2",
         "instructions=eval.txt",
     ],

@@ -79,7 +79,10 @@ ROOMS = {
         "artifact_facts codecs errors kernels registry spec",
         "torch safetensors numpy transformers peft bitsandbytes",
     ),
-    "models": ("errors measurement spec", "torch transformers tokenizers safetensors huggingface_hub numpy"),
+    "models": (
+        "errors measurement spec",
+        "PIL torch transformers tokenizers safetensors huggingface_hub numpy",
+    ),
     "metrics": (
         "errors measurement models plan progress registry spec stopping",
         "torch transformers lm_eval datasets numpy",

@@ -25,6 +25,10 @@ def both(**changes: object) -> ArtifactFacts:
         (both(differs=None), "every decoded weight equals the full-precision one bit for bit"),
         (replace(facts(), reference_untouched=False), "the full-precision model was changed while"),
         (replace(facts(), reference_untouched=None), "the full-precision model was changed while"),
+        (
+            replace(facts(), outside=("model.image_newline", "model.vision_tower.conv.weight")),
+            "model.image_newline, first of 2, is not the full-precision model's, although the spec leaves it",
+        ),
         (facts(kernel="fast"), f"{LAYERS[1]}, first of 1, is computed by fast, not with its decoded weight"),
     ],
 )
@@ -42,6 +46,11 @@ def test_layers_are_computed_by_the_kernels_that_were_asked_for() -> None:
     assert found.reasons == (
         f"{LAYERS[0]}, first of 1, is computed by decode, not by slow or fast: it fell back",
     )
+
+
+@pytest.mark.parametrize("outside", [None, ()])
+def test_a_vision_part_that_stayed_as_it_was_or_is_not_there_is_no_fault(outside: tuple[str, ...]) -> None:
+    assert judge(evidence(artifact=replace(facts(), outside=outside))).verdict is Verdict.PASS
 
 
 def test_one_layer_that_rounding_leaves_alone_is_no_fault() -> None:

@@ -12,11 +12,17 @@ from quantcheck.measurement import measurement
 from quantcheck.results import Figures
 from unit.builders import facts
 
+OUTSIDE = st.none() | st.lists(st.text(max_size=3), max_size=2).map(tuple)
 
-@given(st.lists(st.floats(), max_size=5), st.floats(0, 1e6))
-def test_figures_come_back_bit_by_bit(outcomes: list[float], seconds: float) -> None:
+
+@given(st.lists(st.floats(), max_size=5), st.floats(0, 1e6), OUTSIDE)
+def test_figures_come_back_bit_by_bit(
+    outcomes: list[float], seconds: float, outside: tuple[str, ...] | None
+) -> None:
     blocks = (BlockFacts("model.layers.0", 0.1), BlockFacts("model.layers.1", seconds))
-    found = replace(facts(weight_error=0.2, differs=True), blocks=blocks, fed="cd", reference_untouched=True)
+    found = replace(
+        facts(weight_error=0.2), blocks=blocks, fed="cd", reference_untouched=True, outside=outside
+    )
     figures = Figures({"ppl/web": measurement("ppl/web", outcomes, "ab", "one", 1)}, found, seconds, False)
 
     back = Figures.loads(figures.dumps())

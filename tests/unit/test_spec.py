@@ -280,3 +280,8 @@ def test_every_name_a_registry_takes_can_stand_in_a_spec(name: str) -> None:
 )
 def test_a_source_is_told_without_the_folders_of_one_machine(text: str, source: str) -> None:
     assert ModelSpec.parse(text).portable_source == source
+
+
+@pytest.mark.parametrize(("text", "vision"), [("rtn-w4", False), ("rtn-w4-vision", True)])
+def test_a_spec_says_whether_the_vision_tower_is_quantized_too(text: str, vision: bool) -> None:
+    assert QuantSpec.parse(text).vision is vision

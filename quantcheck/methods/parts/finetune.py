@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from quantcheck.errors import MissingPackageError, QuantizationError, SpecError
 from quantcheck.methods.adapter import LowRankAdapter
-from quantcheck.methods.base import Progress, Quantized
+from quantcheck.methods.base import Calibration, Progress, Quantized
 from quantcheck.methods.packed.normal_float import NormalFloatWeight
 from quantcheck.methods.parts.linear4bit import PACKAGE, frozen_linear, import_bitsandbytes
 from quantcheck.methods.parts.walk import decoder_linears, naming
@@ -126,7 +126,7 @@ class FineTuned(ABC):
         model: LlamaForCausalLM,
         spec: QuantSpec,
         *,
-        calibration: Tensor | None = None,
+        calibration: Calibration | None = None,
         scale_dtype: torch.dtype,
         seed: int = 0,
         progress: Progress | None = None,
@@ -177,7 +177,7 @@ class FineTuned(ABC):
         progress: Progress | None = None,
     ) -> dict[str, LowRankAdapter]:
         """Train the adapters of ``model``, whose Linears are replaced by frozen ones made of ``weights``."""
-        recipe = Recipe.of(spec, model.config.hidden_size, len(examples.pairs))
+        recipe = Recipe.of(spec, model.config.get_text_config().hidden_size, len(examples.pairs))
         layers = attach(model, weights, recipe.rank)
         for layer in layers.values():
             self.connect(layer.lora_A["default"], layer.lora_B["default"], spec)

@@ -20,12 +20,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from quantcheck.errors import ModelError, QuantizationError
+from quantcheck.methods.base import Calibration
+from quantcheck.methods.parts.walk import model_inputs
 
 TOLERANCE = {torch.float32: 1e-3}
 COARSE_TOLERANCE = 0.1
@@ -162,19 +163,19 @@ def dead_channels(magnitudes: Tensor) -> tuple[str, ...]:
 
 
 @contextmanager
-def same_function(model: nn.Module, tokens: Tensor) -> Iterator[None]:
-    """Check that what is done to ``model`` inside leaves its logits on ``tokens`` [n, length] as they were.
+def same_function(model: nn.Module, calibration: Calibration) -> Iterator[None]:
+    """Check that what is done to ``model`` inside leaves its logits on ``calibration`` as they were.
 
     Raises:
         ModelError: it does not, since the model uses its norms in another way than LLaMA; or the logits held
             NaN or Inf before.
     """
-    before = _logits(model, tokens)
+    before = _logits(model, calibration)
     yield
     # Last, since the methods name the layer where it began.
     if not torch.isfinite(before).all():
         raise ModelError("the model puts out NaN or Inf on calibration data; load it in float32, or check it")
-    moved = float(torch.linalg.norm(_logits(model, tokens) - before) / torch.linalg.norm(before))
+    moved = float(torch.linalg.norm(_logits(model, calibration) - before) / torch.linalg.norm(before))
     if not moved <= TOLERANCE.get(next(model.parameters()).dtype, COARSE_TOLERANCE):
         raise ModelError(
             f"folding scales into {type(model).__name__} changed what it computes (its logits moved by "
@@ -183,6 +184,7 @@ def same_function(model: nn.Module, tokens: Tensor) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _logits(model: nn.Module, tokens: Tensor) -> Tensor:
-    device = next(model.parameters()).device
-    return cast("Tensor", model(input_ids=tokens.to(device), use_cache=False).logits.to(torch.float32))
+def _logits(model: nn.Module, calibration: Calibration) -> Tensor:
+    """The logits of all tokens, float32 [tokens, vocabulary]."""
+    calls = model_inputs(model, calibration)
+    return torch.cat([model(**inputs, use_cache=False).logits.to(torch.float32)[0] for inputs in calls])

@@ -41,7 +41,7 @@ def generate(model: LlamaForCausalLM, count: int, length: int) -> Tensor:
 
 
 def _write(model: LlamaForCausalLM, count: int, length: int) -> Tensor:
-    tokens = torch.randint(model.config.vocab_size, (count, 1), device=model.device)
+    tokens = torch.randint(model.config.get_text_config().vocab_size, (count, 1), device=model.device)
     written, cache = [tokens], None
     while len(written) < length:
         outputs = model(input_ids=tokens, past_key_values=cache, use_cache=True)

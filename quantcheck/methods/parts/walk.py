@@ -8,6 +8,9 @@ the next block's input (GPTQ's flow, Frantar et al., 2023, section 4). Two varia
   ``q, k, v | o | gate, up | down``, and each stage is calibrated by a pass of its own, on what the quantized
   stages before it put out.
 - ``again``: a second look at the same inputs, by a statistic that is made from the first one.
+
+A multimodal model (LLaVA) is walked likewise: its language model, and before it the vision tower where the
+spec asks for that, so that the language model is calibrated on what the quantized tower puts out.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from quantcheck.errors import DataError, ModelError, QuantizationError
-from quantcheck.methods.base import PackedWeight, Progress
+from quantcheck.methods.base import Calibration, PackedWeight, Progress
 
 
 class Statistic(Protocol):
@@ -33,29 +36,94 @@ class Statistic(Protocol):
 
 S = TypeVar("S", bound=Statistic)
 
+INPUTS = {"input_ids", "inputs_embeds", "pixel_values", "image_sizes"}
+"""What a prepared example may hold."""
 
-def decoder_blocks(model: nn.Module) -> nn.ModuleList:
-    """Find the decoder blocks of a LLaMA-family causal language model.
+TEXT_DECODER = "model.layers"
+DECODERS = (TEXT_DECODER, "model.language_model.layers")
+TOWERS = ("model.vision_tower.encoder.layers", "model.vision_tower.vision_model.encoder.layers")
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Blocks that are run one after the other: those of a language model, or of a vision tower.
+
+    Attributes:
+        path: where the model has them, as in ``model.layers``.
+        blocks: in order.
+    """
+
+    path: str
+    blocks: nn.ModuleList
+
+    def modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield every module inside the list of blocks, itself first, with its path in the model."""
+        yield from self.blocks.named_modules(prefix=self.path)
+
+    def linears(self) -> dict[str, nn.Linear]:
+        """Map module path to Linear for every Linear inside the blocks, in the order of the modules."""
+        return {path: module for path, module in self.modules() if isinstance(module, nn.Linear)}
+
+
+def decoder(model: nn.Module) -> Stack:
+    """Find the decoder blocks of a LLaMA-family language model, or of the one inside a LLaVA.
 
     Raises:
-        ModelError: there is no non-empty ``model.model.layers``.
+        ModelError: there are none.
     """
-    blocks = getattr(getattr(model, "model", None), "layers", None)
-    if not isinstance(blocks, nn.ModuleList) or not len(blocks):
+    found = _find(model, DECODERS)
+    if found is None:
         raise ModelError(
-            f"{type(model).__name__} has no decoder blocks at model.layers; "
-            "expected a LLaMA-family causal language model"
+            f"{type(model).__name__} has no decoder blocks at {' or '.join(DECODERS)}; "
+            "expected a LLaMA-family causal language model, or a LLaVA around one"
         )
-    return blocks
+    return found
+
+
+def vision_tower(model: nn.Module) -> Stack | None:
+    """Find the encoder blocks of a LLaVA's vision tower; ``None`` in a model of texts alone."""
+    return _find(model, TOWERS)
+
+
+def stacks(model: nn.Module, *, vision: bool) -> tuple[Stack, ...]:
+    """Find what is quantized, in the order in which it runs: with ``vision`` the tower, too.
+
+    Raises:
+        ModelError: there are no decoder blocks, or ``vision`` is asked for where there is no tower.
+    """
+    if not vision:
+        return (decoder(model),)
+    tower = vision_tower(model)
+    if tower is None:
+        raise ModelError(f"{type(model).__name__} has no vision tower; leave the option 'vision' out")
+    return tower, decoder(model)
+
+
+def linears(model: nn.Module, *, vision: bool) -> dict[str, nn.Linear]:
+    """Map module path to Linear for every Linear that is quantized; errors as in `stacks`."""
+    return {
+        path: linear for stack in stacks(model, vision=vision) for path, linear in stack.linears().items()
+    }
+
+
+def decoder_blocks(model: nn.Module) -> nn.ModuleList:
+    """The blocks of `decoder`."""
+    return decoder(model).blocks
 
 
 def decoder_linears(model: nn.Module) -> dict[str, nn.Linear]:
-    """Map module path to Linear for every Linear inside the decoder blocks, in the order of the modules."""
-    return {
-        f"model.layers.{path}": module
-        for path, module in decoder_blocks(model).named_modules()
-        if isinstance(module, nn.Linear)
-    }
+    """The Linears of `decoder` by module path."""
+    return decoder(model).linears()
+
+
+def _find(model: nn.Module, paths: tuple[str, ...]) -> Stack | None:
+    for path in paths:
+        blocks: Any = model
+        for name in path.split("."):
+            blocks = getattr(blocks, name, None)
+        if isinstance(blocks, nn.ModuleList) and len(blocks):
+            return Stack(path, blocks)
+    return None
 
 
 @contextmanager
@@ -70,51 +138,66 @@ def naming(layer: str) -> Iterator[None]:
 @torch.no_grad()
 def walk(
     model: nn.Module,
-    windows: Tensor,
+    calibration: Calibration,
     new_statistic: Callable[[], S],
     quantize: Callable[[nn.Linear, S], PackedWeight],
     progress: Progress | None = None,
     *,
     again: Callable[[nn.Linear, S], Statistic | None] | None = None,
     true_sequential: bool = False,
+    vision: bool = False,
 ) -> dict[str, PackedWeight]:
     """Quantize the decoder Linears in order, writing the decoded weights into ``model``.
 
     Args:
-        model: a LLaMA-family model; altered.
-        windows: int64 token windows [n, length], run one a batch.
+        model: a LLaMA-family model, or a LLaVA; altered.
+        calibration: int64 token windows [n, length], or prepared inputs, run one a batch.
         new_statistic: makes an empty statistic; Linears that are fed the same tensor share one.
         quantize: turns a Linear, still in full precision, and its statistic into a packed weight.
         progress: told about each Linear that is done.
         again: makes a second statistic, the Linear's own, from a Linear and its full first one; it is fed
             all inputs once more before ``quantize`` is called. ``None``: this Linear needs none.
         true_sequential: calibrate each stage of a block on what the quantized stages before it put out.
+        vision: quantize the vision tower first.
 
     Raises:
-        DataError: the windows are no matrix of tokens.
+        DataError: the windows are no matrix of tokens, or there is no picture to calibrate a tower on.
+        ModelError: the model has not what is to be quantized.
         QuantizationError: ``quantize`` failed; the message names the layer.
     """
-    blocks = decoder_blocks(model)
-    hidden, arguments = block_inputs(model, blocks, windows)
-    total = len(decoder_linears(model))
+    total = len(linears(model, vision=vision))
     weights: dict[str, PackedWeight] = {}
-    for index, block in enumerate(blocks):
-        calibration = _Calibration(block, f"model.layers.{index}", hidden, arguments[index])
-        linears = {path: module for path, module in block.named_modules() if isinstance(module, nn.Linear)}
-        for stage in calibration.stages(linears) if true_sequential else [linears]:
-            statistics = calibration.collect(stage, new_statistic)
-            if again is not None:
-                calibration.look_again(stage, statistics, again)
-            for path, linear in stage.items():
-                name = f"model.layers.{index}.{path}"
-                with naming(name):
-                    weights[name] = quantize(linear, statistics[path])
-                linear.weight.copy_(weights[name].decode())
-                if progress is not None:
-                    progress(name, len(weights), total)
-        if index + 1 < len(blocks):
-            hidden = [forward_block(block, states, arguments[index]) for states in hidden]
+    for stack in stacks(model, vision=vision):
+        hidden, arguments = block_inputs(model, stack.blocks, calibration)
+        for index, block in enumerate(stack.blocks):
+            passes = _Passes(block, f"{stack.path}.{index}", hidden, arguments[index])
+            inside = {path: module for path, module in block.named_modules() if isinstance(module, nn.Linear)}
+            for stage in passes.stages(inside) if true_sequential else [inside]:
+                statistics = passes.collect(stage, new_statistic)
+                if again is not None:
+                    passes.look_again(stage, statistics, again)
+                for path, linear in stage.items():
+                    name = f"{passes.name}.{path}"
+                    with naming(name):
+                        weights[name] = quantize(linear, statistics[path])
+                    linear.weight.copy_(weights[name].decode())
+                    if progress is not None:
+                        progress(name, len(weights), total)
+            if index + 1 < len(stack.blocks):
+                hidden = [forward_block(block, states, arguments[index]) for states in hidden]
     return weights
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """What a block is called with beside the hidden states."""
+
+    positional: tuple[Any, ...]
+    keywords: dict[str, Any]
+
+
+Arguments = dict[torch.Size, Call]
+"""The other arguments of one block (positions, masks) by the shape of the hidden states."""
 
 
 class _Reached(Exception):
@@ -122,47 +205,77 @@ class _Reached(Exception):
 
 
 def block_inputs(
-    model: nn.Module, blocks: nn.ModuleList, windows: Tensor
-) -> tuple[list[Tensor], list[dict[str, Any]]]:
-    """Record what each window feeds the first block, and each block's other arguments (the same for all)."""
-    if windows.ndim != 2 or not windows.numel() or windows.dtype != torch.int64:
-        raise DataError(
-            "calibration windows must be int64 tokens [n, length], "
-            f"got {windows.dtype} of shape {tuple(windows.shape)}"
-        )
+    model: nn.Module, blocks: nn.ModuleList, calibration: Calibration
+) -> tuple[list[Tensor], list[Arguments]]:
+    """Record what each window or example feeds the first block, and each block's other arguments.
+
+    These depend on the shape of the states alone, since examples are not padded; the model is run to its end
+    once for each shape.
+
+    Raises:
+        DataError: the windows are no matrix of tokens, or nothing reaches the blocks.
+    """
     hidden: list[Tensor] = []
-    arguments: list[dict[str, Any]] = [{} for _ in blocks]
+    arguments: list[Arguments] = [{} for _ in blocks]
 
     def record(index: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def hook(_: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            states, *others = inputs
             if index == 0:
-                hidden.append(inputs[0])
-            if len(hidden) > 1:
-                raise _Reached
-            arguments[index] = keywords
+                hidden.append(states)
+                if states.shape in arguments[0]:
+                    raise _Reached
+            arguments[index][states.shape] = Call(tuple(others), keywords)
 
         return hook
 
-    device = next(model.parameters()).device
     with ExitStack() as hooks:
         for index, block in enumerate(blocks):
             hooks.callback(block.register_forward_pre_hook(record(index), with_kwargs=True).remove)
-        for window in windows:
+        for inputs in model_inputs(model, calibration):
             try:
-                model(input_ids=window[None].to(device), use_cache=False)
+                model(**inputs, use_cache=False)
             except _Reached:
                 continue
+    if not hidden:
+        raise DataError(
+            "the calibration data hold no example that reaches these blocks; "
+            "a vision tower is calibrated on pictures with their texts"
+        )
     return hidden, arguments
 
 
+def model_inputs(model: nn.Module, calibration: Calibration) -> Iterator[dict[str, Tensor]]:
+    """Yield what ``model`` is called with for each window or example, on its device.
+
+    Raises:
+        DataError: the windows are no matrix of tokens, or an example brings a mask or positions of its own.
+    """
+    if isinstance(calibration, Tensor):
+        if calibration.ndim != 2 or not calibration.numel() or calibration.dtype != torch.int64:
+            raise DataError(
+                "calibration windows must be int64 tokens [n, length], "
+                f"got {calibration.dtype} of shape {tuple(calibration.shape)}"
+            )
+        calibration = [{"input_ids": window[None]} for window in calibration]
+    device = next(model.parameters()).device
+    for example in calibration:
+        if not example.keys() <= INPUTS:
+            raise DataError(
+                f"a calibration example holds {', '.join(sorted(example.keys() - INPUTS))}; pass one example "
+                "a call, without padding, so that it needs none"
+            )
+        yield {name: tensor.to(device) for name, tensor in example.items()}
+
+
 @dataclass(frozen=True)
-class _Calibration:
-    """Passes of the calibration windows through one block."""
+class _Passes:
+    """Passes of the calibration data through one block."""
 
     block: nn.Module
     name: str
     hidden: list[Tensor]
-    arguments: dict[str, Any]
+    arguments: Arguments
 
     def collect(self, linears: dict[str, nn.Linear], new_statistic: Callable[[], S]) -> dict[str, S]:
         """Make the statistic of each Linear, one for each distinct input tensor."""
@@ -194,7 +307,7 @@ class _Calibration:
 
     def stages(self, linears: dict[str, nn.Linear]) -> list[dict[str, nn.Linear]]:
         """Group the Linears that are fed the same tensor, in the order in which they are reached."""
-        first = _Calibration(self.block, self.name, self.hidden[:1], self.arguments)
+        first = _Passes(self.block, self.name, self.hidden[:1], self.arguments)
         stages: dict[_Nothing, dict[str, nn.Linear]] = {}
         for path, shared in first.collect(linears, _Nothing).items():
             stages.setdefault(shared, {})[path] = linears[path]
@@ -236,8 +349,9 @@ class _Nothing:
         """Forget the inputs."""
 
 
-def forward_block(block: nn.Module, hidden: Tensor, keywords: dict[str, Any]) -> Tensor:
-    """Run one block on the states of one window; ``keywords`` are its other arguments."""
-    output = block(hidden, **keywords)
+def forward_block(block: nn.Module, hidden: Tensor, arguments: Arguments) -> Tensor:
+    """Run one block on the states of one window or example, given its other arguments."""
+    call = arguments[hidden.shape]
+    output = block(hidden, *call.positional, **call.keywords)
     # Decoder layers of transformers 5 return the hidden states alone.
     return cast("Tensor", output[0] if isinstance(output, tuple) else output)

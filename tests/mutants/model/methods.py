@@ -124,10 +124,10 @@ def test_set(*, digest: bool) -> Plant:
 
         return calibration_windows
 
-    return altered("quantcheck.runner:calibration_windows", alter)
+    return altered("quantcheck.models.calibration:calibration_windows", alter)
 
 
-unguarded = altered("quantcheck.runner:shared_windows", lambda _: lambda *_: ())
+unguarded = altered("quantcheck.models.calibration:shared_windows", lambda _: lambda *_: ())
 
 
 def rounding(change: Callable[[Tensor], Tensor]) -> Plant:
