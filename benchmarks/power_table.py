@@ -7,8 +7,10 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from mutants.model.fault import Fault
 from mutants.model.trial import Trial
+from numpy.typing import NDArray
 
 from benchmarks.peer_rules import RULES, Case, Rule
 from benchmarks.timing import heads, row
@@ -221,6 +223,21 @@ def sums_table(rows: Sequence[Row], alarms: Alarms) -> Iterator[str]:
         alarmed = [counted(rule, alarms.reruns), "", counted(rule, alarms.recalibrations)]
         failed = sum(fails_sound(rule, sound) for sound in specs.values())
         yield row((rule.name, *found, *alarmed, failed, _all_items(rule, specs)))
+    yield ""
+    windows, answers = (np.concatenate([[0.0], *_moved(alarms.reruns, kind)]) for kind in ("ppl", "acc"))
+    yield (
+        f"In the {len(alarms.reruns)} reruns of all items a window's mean NLL moved by {windows.max():.1g} "
+        f"nat at most, in {int((windows > 0).sum())} of {windows.size - 1} windows at all, and "
+        f"{int(answers.sum())} of {answers.size - 1} answers turned."
+    )
+
+
+def _moved(reruns: Sequence[tuple[Trial, Trial]], kind: str) -> Iterator[NDArray[np.float64]]:
+    """How far each item moved from the accepted run, one metric after the other."""
+    for accepted, again in reruns:
+        for metric, now in again.candidate.items():
+            if metric.startswith(f"{kind}/"):
+                yield np.abs(now.outcomes - accepted.candidate[metric].outcomes)
 
 
 def rules_table() -> Iterator[str]:

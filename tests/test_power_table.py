@@ -103,18 +103,22 @@ def test_sums_count_what_rows_say(table: ModuleType) -> None:
         row(table, red({"acc/pooled": "REGRESSED"}, candidate=trial(800).candidate)),
         row(table, trial(899)),
     ]
-    runs = [(trial(), trial(898)), (trial(), red({"ppl/text": "REGRESSED"}))]
+    runs = [(trial(), trial(898, 1.125)), (trial(), red({"ppl/text": "REGRESSED"}))]
     alarms = table.Alarms(runs, runs[:1], [])
     lines = list(table.sums_table(rows, alarms))
     found = {
         cells[1].strip(): [cell.strip() for cell in cells[2:]]
-        for cells in (line.split("|") for line in lines)
+        for cells in (line.split("|") for line in lines if line.startswith("|"))
     }
 
     assert found["**quantcheck**"][:7] == ["1", "1", "0", "1", "0", "0", "0"]
     assert found["last good"][:7] == ["1", "1", "0", "1", "", "0", "0"]
     assert found["recovery"][:3] == ["1", "1", "0"]
     assert found["2 points"][6] == "1"
+    assert lines[-1] == (
+        "In the 2 reruns of all items a window's mean NLL moved by 0.1 nat at most, in 16 of 32 windows at "
+        "all, and 2 of 2000 answers turned."
+    )
 
 
 def test_misses_name_who_is_ahead(table: ModuleType) -> None:
