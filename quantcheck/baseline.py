@@ -56,7 +56,7 @@ class Figure:
         outcomes: of each item, as `quantcheck.outcomes` packs them; empty where they were not kept.
         artifact: digest of the artifact that was measured; empty where unknown.
         codes: digest of each of its layers, space between; of layers' errors alone.
-        noise: largest change of one item when the same artifact was measured in other batches.
+        noise: largest change of one item when the same artifact was measured in other batches and sums.
         spread: standard deviation over calibrations with other samples, of the mean or of the logarithm of
             each layer's error; ``None`` where there is none.
         freedom: its degrees of freedom.

@@ -1,8 +1,8 @@
 """How far figures move though nothing got worse: the noise that no test may claim less than.
 
 Measured when a baseline is accepted, and stored with it. *Evaluation*: the same artifact is measured again in
-batches of other sizes, whose sums round otherwise. *Recalibration*: the method is calibrated anew on other
-samples of the same text, once in another order and under another seed, too.
+batches of other sizes, its sums in another order, so that they round otherwise. *Recalibration*: the method
+is calibrated anew on other samples of the same text, once in another order and under another seed, too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from quantcheck.statistics.band import moderated
 
 Measured = Mapping[str, Measurement]
 
-VERSION = 2
+VERSION = 3
 """Of what is summed up, and how."""
 
 

@@ -1,4 +1,4 @@
-"""Measure the noise of one quantized model: evaluate it again in other batches, and recalibrate its method.
+"""Measure the noise of one quantized model: evaluate it again, rounded otherwise, and recalibrate its method.
 
 Each recalibration quantizes and measures once more, so this is for the moment when a baseline is accepted.
 """
@@ -12,6 +12,7 @@ from quantcheck.cache import CacheKey
 from quantcheck.measurement import Measurement
 from quantcheck.methods import METHODS
 from quantcheck.metrics.measure import measure
+from quantcheck.metrics.sums import SummedOtherwise
 from quantcheck.metrics.text import ReferenceOutputs
 from quantcheck.models.calibration import CalibrationData
 from quantcheck.noise import VERSION, Noise, noise
@@ -20,8 +21,8 @@ from quantcheck.results import Figures
 from quantcheck.runner import Runner
 from quantcheck.spec import ModelSpec, QuantSpec
 
-BATCHES = (0.5, 2.0)
-"""Batches of half and of twice the tokens."""
+REPEATS = ((0.5, 1 / 3), (2.0, 2 / 3))
+"""Batches of half and of twice the tokens, and where linear layers break their sums in two."""
 
 
 def measured_noise(runner: Runner, model: ModelSpec, spec: QuantSpec, recalibrations: int) -> Noise:
@@ -57,18 +58,19 @@ def recalibrated_figures(runner: Runner, model: ModelSpec, spec: QuantSpec, coun
 
 def _measured(runner: Runner, model: ModelSpec, spec: QuantSpec, recalibrations: int) -> Noise:
     accepted = runner.figures(model, spec)
-    with runner.progress.task(f"{model} {spec} in other batches", len(BATCHES)) as update:
-        repeated = [_repeated(runner, model, spec, batch, update) for batch in BATCHES]
+    with runner.progress.task(f"{model} {spec} in other batches", len(REPEATS)) as update:
+        repeated = [_repeated(runner, model, spec, *each, update) for each in REPEATS]
     return noise(accepted, repeated, recalibrated_figures(runner, model, spec, recalibrations))
 
 
 def _repeated(
-    runner: Runner, model: ModelSpec, spec: QuantSpec, batch: float, update: Update
+    runner: Runner, model: ModelSpec, spec: QuantSpec, batch: float, share: float, update: Update
 ) -> dict[str, Measurement]:
-    """Measure the artifact, and the reference that it is compared with, in batches of another size."""
+    """Measure the artifact, and the reference that it is compared with, in other batches and sums."""
     outputs = ReferenceOutputs(runner.loaded(model).model, budget=0)
     module, workload = runner.module(model, spec), runner.workload(model)
-    return measure(module, workload, reference=outputs, progress=update, batch=batch)
+    with SummedOtherwise(share):
+        return measure(module, workload, reference=outputs, progress=update, batch=batch)
 
 
 def _other_calibrations(

@@ -65,6 +65,7 @@ def test_a_method_that_reads_no_data_is_only_evaluated_again(runner: Runner, mod
     found = measured_noise(runner, model, RTN, 3)
     assert tuple(found.evaluation) == tuple(found.shift) == METRICS
     assert all(0 <= change < 1e-4 for change in found.evaluation.values())
+    assert found.evaluation["ppl/eval"] > 0  # also where batches of any size give the same bits
     assert found.recalibration == {}
 
 
@@ -168,3 +169,22 @@ def test_the_builtin_models_noise_is_small_against_what_quantizing_costs(tmp_pat
     typical = {metric: float(np.median(spreads[metric])) for metric in (GAINS, WEIGHTS)}
     assert 0 < 5 * typical[GAINS] < typical[WEIGHTS] < 0.1
     assert 0 < spreads[OUTPUTS] < 0.2
+
+
+@pytest.mark.slow
+def test_rounding_activations_makes_much_of_float_noise(tmp_path: Path) -> None:
+    builtin = ModelSpec.parse("builtin-llama")
+    runner = Runner(
+        Cache.open(tmp_path),
+        Progress(sys.stderr, Mode.OFF),
+        device="cpu",
+        dtype="auto",
+        seed=0,
+        plans={builtin.name: plan_metrics(builtin, "smoke").only(["ppl/encyclopedia"])},
+        calibrations={builtin.name: builtin_calibration("smoke")},
+    )
+    rounded, plain = (
+        measured_noise(runner, builtin, QuantSpec.parse(spec), 0).evaluation["ppl/encyclopedia"]
+        for spec in ("rtn-w8a8", "rtn-w8")
+    )
+    assert plain < 1e-5 < 1e-4 < rounded < 1e-2

@@ -3,8 +3,8 @@
 There is no sampling error left between two figures on the same items; what is left is known beforehand:
 
 - *the same artifact*, bit for bit: nothing but float arithmetic may move an item, by as much as measuring
-  again in other batches did when the figure was accepted (`NOISE_FACTOR` times that) and as another processor
-  may (`Kind.rounding`). More says that the evaluation changed: another kernel, prompt or scorer.
+  again in other batches and sums did when the figure was accepted (`NOISE_FACTOR` times that) and as another
+  processor may (`Kind.rounding`). More says that the evaluation changed: another kernel, prompt or scorer.
 - *another artifact*: the mean may move by the policy's margin, or, where the method is calibrated, by as much
   as calibrating with other samples moves it, if that is more: no claim is made below that noise.
 - *layers*: the codes are the accepted ones where nothing that they depend on has changed, as of a method that
@@ -24,7 +24,12 @@ from quantcheck.judging.evidence import AcceptedFigure, Drift, Evidence, Finding
 from quantcheck.measurement import Kind, Measurement
 from quantcheck.statistics.band import reach
 
-NOISE_FACTOR = 10.0
+NOISE_FACTOR = 3.0
+"""How far beyond the largest change that was seen once an item may move.
+
+Of 32 changes that are normal, as two repetitions of 16 windows have them, the largest is below 1.5 standard
+deviations once in a hundred times; 4.5 of them are then allowed, which one window of 150,000 exceeds.
+"""
 _TOLD = {
     WEIGHTS: ("error", "layers"),
     GAINS: ("gain", "layers"),

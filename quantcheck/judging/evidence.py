@@ -76,7 +76,7 @@ class AcceptedFigure:
         tolerance: how far each of them may lie from what was measured, float64 [n], for its storage alone.
         artifact: digest of what was stored for the quantized model; empty where unknown.
         codes: digest of each layer of it, in the layers' order; empty where unknown.
-        noise: largest change of one item when the same artifact was measured in other batches.
+        noise: largest change of one item when the same artifact was measured in other batches and sums.
         spread: standard deviation over calibrations with other samples, of the mean outcome, or of the
             logarithm of each layer's error; ``None`` where it was not measured.
         freedom: degrees of freedom of ``spread``.

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
-from unittest import mock
 
 import numpy as np
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from mutants.model.fault import Plant, all_of, altered
 from quantcheck.measurement import Measurement
 from quantcheck.metrics.measure import Workload
+from quantcheck.metrics.sums import SummedOtherwise
 from quantcheck.models.text import Windows, other_calibration_windows
 from quantcheck.runner import Runner
 from quantcheck.spec import ModelSpec, QuantSpec
@@ -39,7 +36,7 @@ def rerun(seed: int) -> Plant:
             orders = {each.name: choose.permutation(len(each)) for each in workload.windows}
             windows = tuple(_ordered(each, orders[each.name]) for each in workload.windows)
             batch = float(choose.choice(BATCHES))
-            with summed_otherwise(choose.uniform()):
+            with SummedOtherwise(choose.uniform()):
                 found = real(model, replace(workload, windows=windows), **{**named, "batch": batch})
             return {metric: _restored(each, orders) for metric, each in found.items()}
 
@@ -55,7 +52,7 @@ def early(seed: int) -> Plant:
 
     def alter(real: Any) -> Any:
         def measure(*given: Any, **named: Any) -> Mapping[str, Measurement]:
-            with summed_otherwise(share):
+            with SummedOtherwise(share):
                 found: Mapping[str, Measurement] = real(*given, **{**named, "batch": batch})
             return found
 
@@ -65,24 +62,6 @@ def early(seed: int) -> Plant:
         altered("quantcheck.decision:stop", lambda real: lambda known, first: real(known, first + 1 + seed)),
         altered("quantcheck.runner:measure", alter),
     )
-
-
-@contextmanager
-def summed_otherwise(share: float) -> Iterator[None]:
-    """Sum the products of every linear layer in two parts, the first of this share of its inputs.
-
-    A processor that multiplies a batch of another size by another kernel does that; one whose kernels do
-    not care would show no float noise at all.
-    """
-    real = F.linear
-
-    def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        first = int(share * weight.shape[1])
-        parts = real(inputs[..., :first], weight[:, :first]), real(inputs[..., first:], weight[:, first:])
-        return parts[0] + parts[1] if bias is None else parts[0] + parts[1] + bias
-
-    with mock.patch.object(F, "linear", linear):
-        yield
 
 
 def recalibration(draw: int) -> Plant:
