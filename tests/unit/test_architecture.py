@@ -52,7 +52,7 @@ PURE = {
     "orderings": ("errors gate judging measurement spec statistics", "numpy"),
     "outcomes": ("measurement", "numpy"),
     "results": ("artifact_facts measurement", ""),
-    "noise": ("artifact_facts errors measurement results", "numpy"),
+    "noise": ("artifact_facts errors measurement results statistics", "numpy"),
     "provenance": ("measurement", ""),
     "baseline": ("errors judging measurement outcomes provenance", ""),
     "policy": ("errors judging measurement orderings spec", ""),
