@@ -40,7 +40,7 @@ def noises() -> Iterator[str]:
     yield from heads(
         (
             "spec",
-            "one item, other batches",
+            "one item, other batches and sums",
             *(f"{kind}, recalibrated" for kind in KINDS),
             *(f"{metric}: band" for metric in LAYERS),
         )
