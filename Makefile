@@ -40,7 +40,7 @@ gate: $(VENV)/installed
 	$(BIN)/pytest suites -n $(WORKERS) -m "$(SMOKE)" --quantcheck-report json:build/gate.json
 
 test: lint
-	$(BIN)/pytest tests -n $(WORKERS) -m "not slow" --ignore tests/unit
+	$(BIN)/pytest tests -n $(WORKERS) -m "not slow" --ignore tests/unit --durations 40
 	$(BIN)/coverage erase
 	$(BIN)/coverage run --branch --include "$(CORE)" -m pytest tests/unit -n $(WORKERS) -m "not slow"
 	$(BIN)/coverage combine --quiet
