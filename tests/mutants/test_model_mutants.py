@@ -24,7 +24,7 @@ TASKS = re.compile("choices|item-|outcome-|key-|shots|prompts|first-token")
 CAUGHT = [
     ("code-top-bit", "artifact/weights", "REGRESSED", "are not the accepted ones bit for bit"),
     ("scales-5-percent", "artifact/weights", "REGRESSED", "are not the accepted ones bit for bit"),
-    ("nibbles-one-layer", "artifact/outputs", "REGRESSED", "of 2 blocks is beyond the band"),
+    ("nibbles-one-layer", "artifact/outputs", "REGRESSED", "of 2 blocks is beyond its band"),
     ("layer-left-out", "bpw", "NOT_QUANTIZED", "1 of 14 decoder Linears are not quantized"),
     ("bos-doubled", "ppl/encyclopedia", "STALE_BASELINE", "items: accepted with"),
     ("temperature-1.05", "kld/encyclopedia", "STALE_BASELINE", "the evaluation changed, not the model"),
