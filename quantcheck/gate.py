@@ -170,13 +170,12 @@ def finding(
                 Verdict.BELOW_FLOOR,
                 f"{found.estimate:.6g} worse than {than}{sure}, {limit} allows {margin:.6g}",
             )
-        case Answer.CANNOT_TELL:
-            number = f"about {test.needed} items" if test.needed else "no number of items"
-            return (
-                Verdict.INCONCLUSIVE,
-                f"the difference lies between {found.lower:.6g} and {found.upper:.6g}, on either side of "
-                f"{limit} of {margin:.6g}: {_sample(found)} cannot tell, {number} would decide",
-            )
+    number = f"about {test.needed} items" if test.needed else "no number of items"
+    return (
+        Verdict.INCONCLUSIVE,
+        f"the difference lies between {found.lower:.6g} and {found.upper:.6g}, on either side of {limit} "
+        f"of {margin:.6g}: {_sample(found)} cannot tell, {number} would decide",
+    )
 
 
 def _guesses(reference: Measurement | None) -> str | None:

@@ -342,8 +342,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
         ("ppl/web", figure(mean=1.5, worse=0.25), 1.25009, False),
         ("ppl/web", figure(mean=1.5, worse=0.25), 1.2502, True),
         ("ppl/web", figure(mean=1.5, worse=0.25), math.nan, True),
-        ("ppl/web", figure(mean=1.5, worse=0.25, noise=0.001), 1.26, False),
-        ("ppl/web", figure(mean=1.5, worse=0.25, noise=0.001), 1.2602, True),
+        ("ppl/web", figure(mean=1.5, worse=0.25, noise=0.001), 1.253, False),
+        ("ppl/web", figure(mean=1.5, worse=0.25, noise=0.001), 1.2532, True),
         ("acc/web", figure(mean=0.5, worse=0.25, n=4), 0.75, False),
         ("acc/web", figure(mean=0.5, worse=0.25, n=4), 0.5, False),  # one item that is a near tie
         ("acc/web", figure(mean=0.5, worse=0.25, n=4), 0.25, True),
