@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -21,23 +22,27 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS)
 
 
+def tiny_config(**changes: Any) -> LlamaConfig:
+    """The config of `tiny_llama`, with changes."""
+    sizes = {
+        "vocab_size": 258,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": CONTEXT,
+        "initializer_range": 0.3,
+        "bos_token_id": 256,
+        "eos_token_id": 257,
+    }
+    return LlamaConfig(**{**sizes, **changes})
+
+
 def tiny_llama(seed: int = 0, *, tied: bool = False) -> LlamaForCausalLM:
     """Two layers, hidden size 32, grouped-query attention; weights wide enough that its choices differ."""
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=258,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
-        initializer_range=0.3,
-        tie_word_embeddings=tied,
-        bos_token_id=256,
-        eos_token_id=257,
-    )
-    return LlamaForCausalLM(config).eval()
+    return LlamaForCausalLM(tiny_config(tie_word_embeddings=tied)).eval()
 
 
 def save_tiny_llama(

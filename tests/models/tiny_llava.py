@@ -8,7 +8,6 @@ import torch
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
-    LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaNextConfig,
@@ -19,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from models.tiny import tiny_tokenizer
+from models.tiny import tiny_config, tiny_tokenizer
 
 IMAGE = "<image>"
 IMAGE_ID = 258
@@ -41,18 +40,7 @@ def llava_tokenizer() -> PreTrainedTokenizerFast:
 def tiny_llava(kind: str = "llava_next", seed: int = 0) -> Llava:
     """Two decoder blocks and two of a CLIP tower, tiles of 16 x 16 px in 4 x 4 patches."""
     torch.manual_seed(seed)
-    text = LlamaConfig(
-        vocab_size=259,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
-        initializer_range=0.3,
-        bos_token_id=256,
-        eos_token_id=257,
-    )
+    text = tiny_config(vocab_size=259, max_position_embeddings=CONTEXT)
     vision = CLIPVisionConfig(
         hidden_size=16,
         intermediate_size=24,
